@@ -1,0 +1,328 @@
+"""The same stages run serially, or on Ray Data. Each backend only translates; it knows nothing of the engine.
+
+Ray facts that shape this file are in docs/architecture.md under "Ray".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from svd_batch import checkpoint
+from svd_batch.config import BackendConfig, Fit
+from svd_batch.errors import SvdBatchError, UserError
+from svd_batch.records import (
+    FailureRecord,
+    VideoRecord,
+    WorkUnit,
+    from_dict,
+    to_json,
+    unit_from_json,
+)
+from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
+
+LOAD_CPUS = 0.5
+"""CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
+
+MAX_TEMP_PATH = 40
+"""Ray puts sockets some 60 bytes below its temporary folder, and a socket's path may have 107."""
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """All that the load stage needs."""
+
+    height: int
+    width: int
+    fit: Fit
+
+
+class Backend(Protocol):
+    """Runs units through the stages. `start` first, `stop` always."""
+
+    def start(self) -> int:
+        """Get ready and return the largest number of actors."""
+
+    def run(self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings) -> Iterator[Result]:
+        """Yield one result for each planned video, each as soon as it is committed."""
+
+    def stop(self, logs: Path) -> None:
+        """End everything that `start` began and copy logs to `logs`."""
+
+
+class SerialBackend:
+    """One process, one pipeline, no Ray."""
+
+    def __init__(self, config: BackendConfig) -> None:
+        self.config = config
+
+    def start(self) -> int:
+        """Return 1."""
+        return 1
+
+    def run(self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings) -> Iterator[Result]:
+        """Yield results in plan order."""
+        stage = Generate(replace(generate, torch_threads=self.config.torch_threads))
+        for unit in units:
+            yield from stage(load_image(unit, load.height, load.width, load.fit))
+
+    def stop(self, logs: Path) -> None:
+        """Nothing runs outside this process."""
+
+
+class RayBackend:
+    """Ray Data: loading as CPU tasks, generation in a pool of actors that each hold one pipeline."""
+
+    def __init__(self, config: BackendConfig, *, verbose: bool = False) -> None:
+        self.config = config
+        self.verbose = verbose
+        self.temporary: Path | None = None
+        self.num_actors = (1, 1)
+        self.num_gpus = 0.0
+        self.started = False
+
+    def start(self) -> int:
+        """Start Ray here or join the cluster, check that the actors fit, and return the largest number of them.
+
+        Raises: UserError when Ray doesn't start or the cluster is too small.
+        """
+        _quiet_environment()
+        import ray
+
+        most_asked = (self.config.num_actors or [1, 1])[1]
+        options: dict[str, Any] = {"log_to_driver": self.verbose, "logging_level": "info" if self.verbose else "error"}
+        if self.config.address is None:
+            remove_leftovers()
+            _check_token_folder()
+            self.temporary = Path(tempfile.mkdtemp(prefix=f"svdb-{os.getpid()}-", dir=_short_temp_folder()))
+            cores = len(os.sched_getaffinity(0))
+            options |= {
+                "address": "local",
+                "include_dashboard": False,
+                "_temp_dir": str(self.temporary),
+                "num_cpus": max(cores, math.ceil(most_asked * self.config.num_cpus) + 1),  # logical: loading needs one
+            }
+        else:
+            options["address"] = self.config.address
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"at {self.config.address}" if self.config.address else "on this machine"
+            raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}") from error
+        self.started = True
+        self._fit_actors(ray.cluster_resources())
+        return self.num_actors[1]
+
+    def _fit_actors(self, resources: dict[str, float]) -> None:
+        """Choose actors and GPUs an actor from what there is; refuse what can't run beside picture loading."""
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        self.num_gpus = self.config.num_gpus if self.config.num_gpus is not None else float(gpus > 0)
+        if self.num_gpus > 0 and gpus < self.num_gpus:
+            raise UserError(
+                f"backend.num_gpus: an actor asks for {self.num_gpus:g} GPUs and Ray sees {gpus:g}; give 0 for the CPU"
+            )
+        fits = max(1, math.floor(gpus / self.num_gpus)) if self.num_gpus else 1
+        low, high = self.config.num_actors or (fits, fits)
+        if self.num_gpus * low > gpus:
+            raise UserError(
+                f"backend.num_actors: {low} actors of {self.num_gpus:g} GPUs are more than the {gpus:g} that Ray sees; "
+                f"give at most {fits}"
+            )
+        if low * self.config.num_cpus + LOAD_CPUS > cpus:
+            raise UserError(
+                f"backend.num_actors: {low} actors of {self.config.num_cpus:g} CPUs leave none of the cluster's {cpus:g} "
+                "for loading pictures, and the run would stand still; give fewer actors or a smaller backend.num_cpus"
+            )
+        self.num_actors = (low, high)
+
+    def run(self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings) -> Iterator[Result]:
+        """Yield results as they are committed, in no particular order."""
+        import pyarrow as pa
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext
+
+        context = DataContext.get_current()
+        context.target_max_block_size = 1  # else results are held back until 128 MiB have come together
+        context.enable_progress_bars = self.verbose
+        context.execution_no_progress_timeout_s = -1  # one video may take longer than Ray's half an hour on a CPU
+        context.raise_original_map_exception = True
+        generate = replace(generate, torch_threads=self._torch_threads())
+        self._prepare_nodes(generate)
+        low, high = self.num_actors
+        blocks = [pa.table({"unit": [to_json(unit)]}) for unit in units]
+        load_arguments = {"height": load.height, "width": load.width, "fit": load.fit.value}
+        dataset = (
+            ray.data.from_arrow(blocks)
+            .map(_load_row, fn_kwargs=load_arguments, num_cpus=LOAD_CPUS)
+            .map_batches(
+                RayGenerate,
+                batch_size=1,
+                batch_format="pyarrow",
+                fn_constructor_kwargs={"settings": generate},
+                compute=ActorPoolStrategy(size=low) if low == high else ActorPoolStrategy(min_size=low, max_size=high),
+                num_cpus=self.config.num_cpus,
+                num_gpus=self.num_gpus or None,
+            )
+        )
+        try:
+            for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+                for row in table.to_pylist():
+                    yield _result_from_row(row)
+        except ray.exceptions.RayError as error:
+            raise _plain_error(error) from error
+
+    def _torch_threads(self) -> int:
+        """Return the CPU threads of an actor; Ray would give each a single one (OMP_NUM_THREADS=1)."""
+        if self.config.torch_threads is not None:
+            return self.config.torch_threads
+        return max(1, len(os.sched_getaffinity(0)) // self.num_actors[1])
+
+    def _prepare_nodes(self, generate: GenerateSettings) -> None:
+        """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
+        if self.config.address is None or checkpoint.local_folder(generate.model) is not None:
+            return
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        fetch = ray.remote(num_cpus=0)(_fetch_checkpoint)
+        nodes = [n for n in ray.nodes() if n["Alive"] and (n["Resources"].get("GPU") or not self.num_gpus)]
+        here = [NodeAffinitySchedulingStrategy(n["NodeID"], soft=False) for n in nodes]
+        try:
+            ray.get([fetch.options(scheduling_strategy=node).remote(generate.model) for node in here])
+        except ray.exceptions.RayError as error:
+            raise _plain_error(error) from error
+
+    def stop(self, logs: Path) -> None:
+        """Leave the cluster; end a Ray of our own, keep its logs and remove its temporary folder."""
+        if self.started:
+            import ray
+
+            ray.shutdown()
+            self.started = False
+        if self.temporary is not None:
+            session = self.temporary / "session_latest"
+            if (session / "logs").is_dir():
+                shutil.copytree(session / "logs", logs / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary = None
+
+
+def make_backend(config: BackendConfig, *, verbose: bool = False) -> Backend:
+    """Return the backend that the config names."""
+    return SerialBackend(config) if config.kind.value == "serial" else RayBackend(config, verbose=verbose)
+
+
+# --- what runs in Ray's processes; rows are flat so that they travel as Arrow ---------------------------------
+
+
+def _load_row(row: dict[str, Any], *, height: int, width: int, fit: str) -> dict[str, Any]:
+    loaded = load_image(unit_from_json(row["unit"]), height, width, Fit(fit))
+    return {
+        "unit": row["unit"],
+        "pixels": b"" if loaded.picture is None else loaded.picture.tobytes(),
+        "height": height,
+        "width": width,
+        "sha256": loaded.sha256,
+        "load_s": loaded.load_s,
+        "error": "" if loaded.error is None else to_json(loaded.error),
+    }
+
+
+def _loaded_from_row(row: dict[str, Any]) -> LoadedUnit:
+    shape = (row["height"], row["width"], 3)
+    return LoadedUnit(
+        unit=unit_from_json(row["unit"]),
+        picture=np.frombuffer(row["pixels"], np.uint8).reshape(shape) if row["pixels"] else None,
+        sha256=row["sha256"],
+        load_s=row["load_s"],
+        error=from_dict(FailureRecord, json.loads(row["error"])) if row["error"] else None,
+    )
+
+
+class RayGenerate:
+    """The Generate stage as Ray Data calls it: Arrow tables of one row in, Arrow tables of one result out."""
+
+    def __init__(self, settings: GenerateSettings) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
+        self.stage = Generate(settings)
+
+    def __call__(self, batch: Any) -> Iterator[Any]:
+        """Yield one table a result."""
+        import pyarrow as pa
+
+        for row in batch.to_pylist():
+            for result in self.stage(_loaded_from_row(row)):
+                yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)]})
+
+
+def _result_from_row(row: dict[str, Any]) -> Result:
+    kind = VideoRecord if row["kind"] == "VideoRecord" else FailureRecord
+    return from_dict(kind, json.loads(row["result"]))  # type: ignore[return-value]
+
+
+def _fetch_checkpoint(model: Any) -> None:
+    checkpoint.fetch(model)
+
+
+# --- Ray's surroundings -----------------------------------------------------------------------------------------
+
+
+def _plain_error(error: BaseException) -> Exception:
+    """Return our own error where one is at the bottom of Ray's, else Ray's with its first line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        original = getattr(cause, "cause", None)
+        for candidate in (original, cause):
+            if isinstance(candidate, SvdBatchError):
+                return candidate
+        cause = cause.__cause__
+    text = str(error)
+    for line in reversed(text.splitlines()):
+        if "UserError: " in line:
+            return UserError(line.split("UserError: ", 1)[1])
+    return SvdBatchError(_first_line(error))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _quiet_environment() -> None:
+    """Turn off what Ray sends home and what it prints about itself, unless the user has set it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+
+
+def _short_temp_folder() -> str:
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= MAX_TEMP_PATH else "/tmp"
+
+
+def remove_leftovers() -> None:
+    """Remove the temporary folders of our runs whose process is gone."""
+    for folder in Path(_short_temp_folder()).glob("svdb-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_token_folder() -> None:
+    """Raise UserError where Ray could not write its authentication token."""
+    folder = Path.home() / ".ray"
+    existing = folder if folder.exists() else folder.parent
+    if not os.access(existing, os.W_OK) and "RAY_AUTH_TOKEN" not in os.environ:
+        raise UserError(
+            f"Ray keeps an authentication token in {folder}, which can't be written; set HOME to a folder that can"
+        )

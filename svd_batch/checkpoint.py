@@ -1,0 +1,202 @@
+"""Where a checkpoint's files are: bundled, in a local folder or on the hub. Loads no weights.
+
+Only safetensors count, and nothing that a checkpoint ships is ever executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from svd_batch.config import ModelConfig
+from svd_batch.errors import UserError
+from svd_batch.images import one_line
+
+PIPELINE_CLASS = "StableVideoDiffusionPipeline"
+COMPONENTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HASHED_BYTES = 2**20
+
+T = TypeVar("T")
+
+
+def bundled_checkpoint() -> Path:
+    """Return the folder of `pocket`, the checkpoint that ships with the package."""
+    return Path(__file__).parent / "assets" / "pocket"
+
+
+def local_folder(model: ModelConfig) -> Path | None:
+    """Return the checkpoint's folder on this machine, or None when `model.id` names a hub repository.
+
+    Raises: UserError when it is neither.
+    """
+    if model.id == "pocket":
+        return bundled_checkpoint()
+    path = Path(model.id).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if _REPO_ID.fullmatch(model.id) and not path.exists():
+        return None
+    raise UserError(
+        f"model.id: no such folder: {model.id}; give a folder in diffusers' format or a hub id such as org/name"
+    )
+
+
+def resolve_revision(model: ModelConfig) -> str:
+    """Return what pins the weights: a hash of a local folder's files, or the hub's commit of `model.revision`.
+
+    Of each weight file only size, first and last MiB are hashed: 4.5 GB would take longer than a plan may.
+
+    Raises: UserError.
+    """
+    folder = local_folder(model)
+    if folder is not None:
+        check_folder(folder, model.variant)
+        return _content_hash(folder, model.variant)
+    from huggingface_hub import hf_hub_download
+
+    index = _from_hub(model, lambda: hf_hub_download(model.id, "model_index.json", revision=model.revision))
+    return Path(index).parent.name  # …/snapshots/<commit>/model_index.json
+
+
+def fetch(model: ModelConfig) -> Path:
+    """Return the folder with the checkpoint's files on this machine, downloading what is missing from the hub.
+
+    Raises: UserError for a gated repository, no connection, a full disk, a wrong id, revision or variant.
+    """
+    folder = local_folder(model)
+    if folder is None:
+        from huggingface_hub import snapshot_download
+
+        weights = f"*/*{model.variant}*.safetensors" if model.variant else "*/*.safetensors"
+        ignored = None if model.variant else ["*.fp16*.safetensors"]
+        patterns = ["model_index.json", "*/*.json", weights]
+        folder = Path(
+            _from_hub(
+                model,
+                lambda: snapshot_download(
+                    model.id, revision=model.revision, allow_patterns=patterns, ignore_patterns=ignored
+                ),
+            )
+        )
+    check_folder(folder, model.variant)
+    return folder
+
+
+def _from_hub(model: ModelConfig, download: Callable[[], T]) -> T:
+    """Return what `download` returns, its errors told in one sentence each."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{model.id}"
+    try:
+        return download()
+    except errors.GatedRepoError:
+        raise UserError(
+            f"model.id: {model.id} is gated; accept its licence at {page} and set HF_TOKEN to a token of that account"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"model.revision: {model.id} has no revision {model.revision!r}; see {page}/commits") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"model.id: the hub has no {model.id}, or it is private; check the name, or set HF_TOKEN"
+        ) from None
+    except errors.LocalEntryNotFoundError:
+        raise UserError(
+            f"model.id: {model.id} is not on this machine and the hub can't be reached (offline?); connect once, "
+            "unset HF_HUB_OFFLINE, or give a local folder"
+        ) from None
+    except errors.EntryNotFoundError:
+        raise UserError(f"model.id: {model.id} has no model_index.json; it is not in diffusers' format") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"model.id: no room on the disk for {model.id}; free some, or set HF_HOME to a larger one"
+            ) from None
+        raise UserError(f"model.id: {model.id} could not be fetched: {one_line(error)}") from None
+
+
+def check_folder(folder: Path, variant: str | None) -> None:
+    """Check that a folder is a whole SVD checkpoint with safetensors weights, from its headers alone.
+
+    Raises: UserError naming what is missing, truncated or of another kind.
+    """
+    index = folder / "model_index.json"
+    try:
+        kind = json.loads(index.read_text())["_class_name"]
+    except FileNotFoundError:
+        raise UserError(f"model.id: {folder} has no model_index.json; give a folder in diffusers' format") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"model.id: {index} is not readable as a pipeline's index") from None
+    if kind != PIPELINE_CLASS:
+        raise UserError(f"model.id: {folder} holds a {kind}; give a {PIPELINE_CLASS}")
+    for component, stem in COMPONENTS.items():
+        if not (folder / component / "config.json").is_file():
+            raise UserError(f"model.id: {folder} has no {component}/config.json; the checkpoint is incomplete")
+        for file in weight_files(folder, component, stem, variant):
+            _check_safetensors(file)
+    for name in ("scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"model.id: {folder} has no {name}; the checkpoint is incomplete")
+
+
+def weight_files(folder: Path, component: str, stem: str, variant: str | None) -> list[Path]:
+    """Return a component's safetensors files of one variant (several where the weights are sharded).
+
+    Raises: UserError when there are none.
+    """
+    found = sorted((folder / component).glob(f"{stem}*.safetensors"))
+    files = [f for f in found if _variant_of(f, stem) == variant]
+    if files:
+        return files
+    if found:
+        have = ", ".join(sorted({str(_variant_of(f, stem) or "null") for f in found}))
+        raise UserError(
+            f"model.variant: {folder.name}/{component} has no weights of variant {variant!r}; it has {have}"
+        )
+    pickles = [f.name for f in (folder / component).glob("*") if f.suffix in (".bin", ".ckpt", ".pt", ".pth")]
+    if pickles:
+        raise UserError(
+            f"model.id: {folder.name}/{component} has pickle weights only ({pickles[0]}); convert to safetensors"
+        )
+    raise UserError(f"model.id: {folder.name}/{component} has no {stem}*.safetensors; the checkpoint is incomplete")
+
+
+def _variant_of(file: Path, stem: str) -> str | None:
+    middle = re.sub(r"-\d{5}-of-\d{5}", "", file.name.removeprefix(stem).removesuffix(".safetensors"))
+    return middle.strip(".") or None
+
+
+def _check_safetensors(file: Path) -> None:
+    """Raise UserError when the file is shorter or longer than its own header says."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (header_size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(header_size)) if header_size < size else {}
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=-1)
+    except (struct.error, ValueError, KeyError, TypeError):
+        end, header_size = -1, 0
+    if size != 8 + header_size + end:
+        raise UserError(f"model.id: {file} is truncated or no safetensors file; fetch it again")
+
+
+def _content_hash(folder: Path, variant: str | None) -> str:
+    """Return 40 hex digits, as long as the hub's commits are."""
+    digest = hashlib.sha256()
+    weights = [f for c, stem in COMPONENTS.items() for f in weight_files(folder, c, stem, variant)]
+    configs = [folder / c / "config.json" for c in COMPONENTS]
+    others = [folder / "scheduler/scheduler_config.json", folder / "feature_extractor/preprocessor_config.json"]
+    for file in sorted([*weights, *configs, *others]):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder)}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_HASHED_BYTES))
+            stream.seek(max(0, size - _HASHED_BYTES))
+            digest.update(stream.read(_HASHED_BYTES))
+    return digest.hexdigest()[:40]

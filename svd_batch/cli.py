@@ -1,0 +1,260 @@
+"""The verbs of the command line; the only place that knows Hydra. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import svd_batch
+from svd_batch.errors import SvdBatchError, UserError
+
+if TYPE_CHECKING:
+    from svd_batch.config import Config
+
+PROGRAM = "svd-batch"
+USAGE_ERROR, PROBLEMS_FOUND, INTERRUPTED = 2, 1, 130
+
+HELP = """usage: svd-batch VERB [ARGUMENTS]
+
+Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
+
+  run [KEY=VALUE ...]       make the videos of a manifest over a sweep
+  plan [KEY=VALUE ...]      say what `run` would do, without doing it
+  manifest FOLDER -o FILE   make a manifest from a folder of pictures
+  report OUTPUT             write the HTML page of a finished or interrupted run
+  verify OUTPUT             check that every video is there, unchanged and playable
+
+Each has its own --help. `svd-batch --version` prints the version.
+
+Exit codes: 0 finished; 1 verify found problems; 2 usage or configuration error;
+3 finished, but more pictures failed than max_failed_fraction allows; 130 interrupted, resumable.
+"""
+
+JOB_HELP = """usage: svd-batch {verb} [KEY=VALUE ...] [+sweep=NAME] [--cfg job | --info | --multirun | --config-dir DIR]
+
+{purpose}
+
+Without arguments: the bundled pictures and the bundled checkpoint, one cell. The real thing:
+  svd-batch {verb} +sweep=motion manifest=pets.parquet model=svd_xt output=outputs/pets
+
+Most used:
+  +sweep=NAME               {sweeps}
+  sweep.FIELD=VALUES        an axis: [20,127,240], 127 or 20:240:44 (start:stop:step, stop included)
+  manifest=FILES            Parquet: a file, a glob, a folder or [a,b]
+  model=NAME                {models}; model.id=FOLDER_OR_HUB_ID
+  output=FOLDER             the same folder again goes on where it stopped
+  seed=N num_seeds=N        or seeds=[42,43] as they are, for every picture
+  generation.FIELD=VALUE    motion_bucket_id, noise_aug_strength, fps, num_inference_steps,
+                            min_guidance_scale, max_guidance_scale, decode_chunk_size
+  fit=crop|pad|stretch      how pictures are brought to size
+  video=NAME                {videos}; video.quality, video.playback_fps
+  backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address
+  memory=NAME               {memories}
+  check_images=none|sample|all, retry_failed=true, max_failed_fraction=0.5, verbose=true
+
+  --cfg job                 print the configuration with all overrides and stop
+  --info                    print where the configuration comes from
+  --multirun, -m            one job for each combination of comma-separated values, e.g. model=svd,svd_xt
+  --config-dir DIR          a folder of your own beside conf/, with sweep/NAME.yaml and the like
+"""
+
+PURPOSES = {
+    "run": "Make the videos of a manifest over a sweep. The same command again does only what is missing.",
+    "plan": "Say what `run` with the same arguments would do: counts, disk, time, pictures that will fail.",
+}
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration: inside the installed package, else beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def group_options() -> dict[str, list[str]]:
+    """Return the names in each config group."""
+    groups = sorted(p for p in conf_dir().iterdir() if p.is_dir())
+    return {g.name: sorted(f.stem for f in g.glob("*.yaml")) for g in groups}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "run": lambda rest: _job("run", rest),
+        "plan": lambda rest: _job("plan", rest),
+        "manifest": _manifest,
+        "report": _report,
+        "verify": _verify,
+    }
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if arguments else USAGE_ERROR
+    if arguments[0] == "--version":
+        print(f"svd_batch {svd_batch.__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in verbs:
+        raise UserError(f"unknown verb {verb!r}; the verbs are {', '.join(verbs)}")
+    return verbs[verb](rest)
+
+
+# --- run and plan: configured by Hydra ----------------------------------------------------------------
+
+
+def _job(verb: str, overrides: list[str]) -> int:
+    if "-h" in overrides or "--help" in overrides:
+        names = {f"{k}s" if k != "memory" else "memories": " | ".join(v) for k, v in group_options().items()}
+        print(JOB_HELP.format(verb=verb, purpose=PURPOSES[verb], **names), end="")
+        return 0
+    codes: list[int] = []
+    command = shlex.join([PROGRAM, verb, *overrides])
+
+    def task(node: Any) -> None:
+        codes.append(_run_configured(verb, node, overrides, command))
+
+    _hydra(task, [f"{PROGRAM} {verb}", *overrides])
+    return max(codes, default=0)
+
+
+def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
+    """Compose the configuration from `argv` and call `task` with it, once a job.
+
+    Raises: UserError with one sentence for whatever Hydra or OmegaConf refuses.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from svd_batch.config import Config
+    from svd_batch.explain import explain
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing a traceback and exiting with 1
+    ConfigStore.instance().store(name="schema", node=Config)
+    GlobalHydra.instance().clear()
+    before, sys.argv = sys.argv, argv
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    except SvdBatchError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, group_options())) from None
+    finally:
+        sys.argv = before
+
+
+def _run_configured(verb: str, node: Any, overrides: list[str], command: str) -> int:
+    from omegaconf import OmegaConf
+
+    from svd_batch.console import Console
+    from svd_batch.job import prepare
+    from svd_batch.preview import preview
+    from svd_batch.run import run
+
+    config = cast("Config", OmegaConf.to_object(node))  # runs every range check
+    config.output = config.output or default_output(config, overrides)
+    console = Console()
+    if verb == "plan":
+        for line in preview(prepare(config, need_weights=False)):
+            console.say(line)
+        return 0
+    if config.manifest is None:
+        console.say(
+            "bundled pictures and checkpoint; for the real thing give manifest=YOUR.parquet model=svd_xt output=FOLDER"
+            if config.model.id == "pocket"
+            else "bundled pictures; give manifest=YOUR.parquet for your own"
+        )
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    return run(config, console, config_yaml=text, command=command)
+
+
+def default_output(config: Config, overrides: Sequence[str]) -> str:
+    """Return outputs/<manifest's name>, for the bundled pictures outputs/<sweep's name>; distinct for each multirun job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra_config = HydraConfig.get()
+    if config.manifest is not None:
+        name = Path(config.manifest[0]).stem.replace("*", "").strip("-_. ") or "manifest"
+    else:
+        chosen = hydra_config.runtime.choices.get("sweep")
+        name = chosen or ("custom" if len(config.cells()) > 1 else "single")
+    varying = [o for o in hydra_config.overrides.task if o not in overrides]
+    if varying:
+        name += "-" + "-".join(o.replace("=", "_").replace("/", "_").lstrip("+") for o in varying)
+    return f"outputs/{name}"
+
+
+# --- the verbs with plain arguments -----------------------------------------------------------------------
+
+
+def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"{PROGRAM} {verb}", description=description)
+
+
+def _manifest(rest: list[str]) -> int:
+    parser = _parser("manifest", "Make a Parquet manifest from the pictures in a folder; every file is opened once.")
+    parser.add_argument("folder", type=Path, help="folder of pictures")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="manifest to write, e.g. pets.parquet")
+    parser.add_argument("--flat", action="store_true", help="leave sub-folders out")
+    arguments = parser.parse_args(rest)
+    from svd_batch.manifest import write_manifest
+
+    scan = write_manifest(arguments.folder, arguments.out, recursive=not arguments.flat)
+    print(f"{arguments.out}: {scan.num_images} pictures, {len(scan.left_out)} files left out")
+    for path, reason in scan.left_out:
+        print(f"  left out {path}: {reason}")
+    return 0
+
+
+def _report(rest: list[str]) -> int:
+    parser = _parser("report", "Write OUTPUT/report.html: the grid of clips for each picture, and the failures.")
+    parser.add_argument("output", type=Path, help="output folder of a run")
+    arguments = parser.parse_args(rest)
+    from svd_batch.report import write_report
+
+    print(write_report(arguments.output).resolve().as_uri())
+    return 0
+
+
+def _verify(rest: list[str]) -> int:
+    parser = _parser(
+        "verify",
+        "Check that every row of metadata.parquet has its video, with the size, sha256, frames and dimensions that the "
+        "table states. Exit code 0: whole; 1: problems found.",
+    )
+    parser.add_argument("output", type=Path, help="output folder of a run")
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="drop the records of damaged videos, so that the next run makes them again",
+    )
+    arguments = parser.parse_args(rest)
+    from svd_batch.store import Store
+    from svd_batch.verify import problems
+
+    found = list(problems(arguments.output))
+    for problem in found:
+        print(f"{problem.video_id}: {problem.reason}")
+        if arguments.forget:
+            Store(arguments.output).forget(problem.video_id)
+    verb = "forgotten; the next run makes them again" if arguments.forget and found else "found"
+    print(f"{arguments.output}: {len(found)} problems {verb}")
+    return PROBLEMS_FOUND if found else 0

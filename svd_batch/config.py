@@ -1,0 +1,332 @@
+"""Typed configuration: what each key means and which values it takes.
+
+Dataclasses only; Hydra fills them from conf/ (see cli.py) and nothing here imports it. Range checks run in
+`__post_init__`, so a wrong value fails before anything loads. Below `run.py` nobody receives the whole
+Config, only its own section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from svd_batch.errors import UserError
+from svd_batch.records import CELL_FIELDS, SweepCell
+from svd_batch.sweep import cell_value, expand
+
+
+class Dtype(Enum):
+    """Number format of the weights and of the computation."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class Fit(Enum):
+    """How a picture is brought to the model's size."""
+
+    crop = "crop"
+    pad = "pad"
+    stretch = "stretch"
+
+
+class Codec(Enum):
+    """What the video files are."""
+
+    h264 = "h264"
+    gif = "gif"
+    webp = "webp"
+    ffv1 = "ffv1"
+
+
+class Offload(Enum):
+    """What waits in host memory until it is needed."""
+
+    none = "none"
+    model = "model"
+
+
+class BackendKind(Enum):
+    """What runs the stages."""
+
+    ray = "ray"
+    serial = "serial"
+
+
+class CheckImages(Enum):
+    """How many pictures `plan` and `run` open before the start."""
+
+    none = "none"
+    sample = "sample"
+    all = "all"
+
+
+def _check_int(where: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"{where}: {value!r} is not accepted; give a whole number from {low} to {high}")
+
+
+def _check_float(where: str, value: Any, low: float, high: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high:
+        raise UserError(f"{where}: {value!r} is not accepted; give a number from {low:g} to {high:g}")
+
+
+@dataclass
+class ModelConfig:
+    """Which checkpoint, and the shape of its videos."""
+
+    name: str = "pocket"
+    """Short name, for messages and the dataset card."""
+    id: str = "pocket"
+    """Hub repository id, local folder in diffusers' format, or `pocket` for the bundled checkpoint."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; none is `main`."""
+    variant: str | None = "fp16"
+    """Weight file variant, as in `diffusion_pytorch_model.fp16.safetensors`."""
+    dtype: Dtype = Dtype.float32
+    """float32, float16 or bfloat16; float16 needs a GPU."""
+    num_frames: int = 8
+    """Frames a video: 14 for SVD, 25 for SVD-XT."""
+    height: int = 64
+    """Pixels, a multiple of 8."""
+    width: int = 96
+    """Pixels, a multiple of 8."""
+    license: str = "apache-2.0"
+    """Licence of the weights, written to the dataset card."""
+
+    def __post_init__(self) -> None:
+        if not self.id.strip():
+            raise UserError("model.id: the empty string is not accepted; give a hub repository id or a folder")
+        _check_int("model.num_frames", self.num_frames, 1, 1024)
+        for key in ("height", "width"):
+            value = getattr(self, key)
+            _check_int(f"model.{key}", value, 8, 8192)
+            if value % 8:
+                raise UserError(f"model.{key}: {value} is not accepted; give a multiple of 8")
+
+
+@dataclass
+class GenerationConfig:
+    """The default value of every field of a cell; sweep axes and manifest columns replace them."""
+
+    motion_bucket_id: int = 127
+    """How much motion to ask for; SVD was trained on 0 to 255."""
+    noise_aug_strength: float = 0.02
+    """Noise added to the picture before encoding; more frees the video from the picture."""
+    fps: int = 7
+    """Frames per second that the model is conditioned on (it sees fps - 1)."""
+    num_inference_steps: int = 25
+    """Denoising steps."""
+    min_guidance_scale: float = 1.0
+    """Classifier-free guidance at the first frame."""
+    max_guidance_scale: float = 3.0
+    """Guidance at the last frame; 1 or less turns guidance off."""
+    decode_chunk_size: int = 8
+    """Frames that the VAE decodes at a time; changes pixels and memory."""
+
+    def __post_init__(self) -> None:
+        for name in CELL_FIELDS:
+            setattr(self, name, cell_value(name, getattr(self, name), f"generation.{name}"))
+
+    def cell(self) -> SweepCell:
+        """Return the default cell."""
+        return SweepCell(**dataclasses.asdict(self))
+
+
+@dataclass
+class SweepConfig:
+    """Axes of the grid, each a number, a list or "start:stop:step" (stop included); or cells one by one."""
+
+    motion_bucket_id: Any = None
+    """Axis over motion_bucket_id."""
+    noise_aug_strength: Any = None
+    """Axis over noise_aug_strength."""
+    fps: Any = None
+    """Axis over the conditioning fps."""
+    num_inference_steps: Any = None
+    """Axis over the number of steps."""
+    min_guidance_scale: Any = None
+    """Axis over guidance at the first frame."""
+    max_guidance_scale: Any = None
+    """Axis over guidance at the last frame."""
+    decode_chunk_size: Any = None
+    """Axis over the VAE's chunk."""
+    cells: Any = None
+    """A list of cells, each a mapping of the fields that differ from `generation`; excludes axes."""
+
+    def axes(self) -> dict[str, Any]:
+        """Return the axes that are swept."""
+        return {k: getattr(self, k) for k in CELL_FIELDS if getattr(self, k) is not None}
+
+
+@dataclass
+class MemoryConfig:
+    """What is traded for memory; nothing here changes pixels."""
+
+    offload: Offload = Offload.none
+    """none keeps all on the device; model moves each part to the GPU only while it runs (needs CUDA)."""
+    forward_chunking: bool = False
+    """Run the UNet's feed-forward layers in slices (less peak memory, slower)."""
+
+
+@dataclass
+class VideoConfig:
+    """The written files."""
+
+    codec: Codec = Codec.h264
+    """h264 (mp4, yuv420p, faststart), gif, webp (animated), ffv1 (mkv, lossless RGB)."""
+    quality: float | None = 6.5
+    """0 to 10, 10 best: H.264's CRF is 51 * (1 - quality / 10), WebP's quality is 10 * quality; gif, ffv1: none."""
+    playback_fps: int | None = None
+    """Frames per second of the file; none plays at the conditioning fps."""
+    embed_parameters: bool = True
+    """Write the cell, the seed and the model into the file's own metadata (h264 and ffv1 only)."""
+
+    def __post_init__(self) -> None:
+        if self.embed_parameters and self.codec in (Codec.gif, Codec.webp):
+            raise UserError(f"video.embed_parameters: {self.codec.value} files hold no parameters; give false")
+        if self.codec in (Codec.gif, Codec.ffv1):
+            if self.quality is not None:
+                raise UserError(f"video.quality: {self.codec.value} has no quality setting; give null")
+        else:
+            _check_float("video.quality", self.quality, 0, 10)
+        if self.playback_fps is not None:
+            _check_int("video.playback_fps", self.playback_fps, 1, 240)
+
+
+@dataclass
+class BackendConfig:
+    """Where the stages run."""
+
+    kind: BackendKind = BackendKind.ray
+    """ray (Ray Data: processes, GPUs, clusters) or serial (one process, for debugging)."""
+    address: str | None = None
+    """Ray cluster to join, e.g. `auto`; none starts Ray on this machine."""
+    num_actors: Any = None
+    """Pipelines held at once: a number, or [min, max] to autoscale; none is one a GPU, else one."""
+    num_gpus: float | None = None
+    """GPUs an actor reserves, fractions allowed; none is 1 where there are GPUs, else 0."""
+    num_cpus: float = 1.0
+    """CPUs an actor reserves; picture loading needs at least one more."""
+    torch_threads: int | None = None
+    """CPU threads of each actor; none is cores divided by actors."""
+
+    def __post_init__(self) -> None:
+        if self.num_actors is not None:
+            self.num_actors = _actor_range(self.num_actors)
+        if self.num_gpus is not None:
+            _check_float("backend.num_gpus", self.num_gpus, 0, 64)
+            if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+                raise UserError(f"backend.num_gpus: {self.num_gpus:g} is not accepted; above 1 give a whole number")
+        _check_float("backend.num_cpus", self.num_cpus, 0.01, 1024)
+        if self.torch_threads is not None:
+            _check_int("backend.torch_threads", self.torch_threads, 1, 1024)
+
+
+def _actor_range(value: Any) -> list[int]:
+    """Return [min, max] from a number or a pair."""
+    pair = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
+    if len(pair) != 2 or not whole or not 1 <= pair[0] <= pair[1] <= 100_000:
+        raise UserError(f"backend.num_actors: {value!r} is not accepted; give a whole number from 1 or [min, max]")
+    return pair
+
+
+@dataclass
+class Config:
+    """The whole job."""
+
+    manifest: Any = None
+    """Parquet manifest: a file, a glob, a folder of Parquet parts or a list of them; none is the bundled pictures."""
+    output: str | None = None
+    """Output folder; none is outputs/<manifest's name>, for the bundled pictures outputs/<sweep's name>."""
+    seed: int = 42
+    """Base seed; each image's own seeds derive from it."""
+    num_seeds: int = 1
+    """Videos of each cell, with different seeds."""
+    seeds: Any = None
+    """A list of seeds to use as they are for every image, instead of seed and num_seeds."""
+    fit: Fit = Fit.crop
+    """crop (centre), pad (black bars) or stretch to the model's size."""
+    allow_urls: bool = False
+    """Load http and https pictures."""
+    check_images: CheckImages = CheckImages.sample
+    """Pictures opened before the start: none, sample (up to 64) or all."""
+    max_failed_fraction: float = 0.5
+    """Exit code 3 when more than this fraction of the images has a failure."""
+    retry_failed: bool = False
+    """Try items again that failed in an earlier run."""
+    verbose: bool = False
+    """Show the logs of Ray and of the libraries."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
+
+    def __post_init__(self) -> None:
+        _check_int("seed", self.seed, 0, 2**63 - 1)
+        _check_int("num_seeds", self.num_seeds, 1, 100_000)
+        _check_float("max_failed_fraction", self.max_failed_fraction, 0, 1)
+        if self.seeds is not None:
+            self.seeds = _seed_list(self.seeds)
+            if self.num_seeds != 1:
+                raise UserError("num_seeds: it excludes seeds=[…]; give one or the other")
+        if self.output is not None and not self.output.strip():
+            raise UserError("output: the empty string is not accepted; give a folder")
+        if self.manifest is not None:
+            self.manifest = _manifest_list(self.manifest)
+        self.cells()
+
+    def cells(self) -> tuple[SweepCell, ...]:
+        """Return the cells of the sweep, before manifest columns fix any."""
+        return expand(self.generation.cell(), self.sweep.axes(), self.sweep.cells)
+
+
+def _seed_list(value: Any) -> list[int]:
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise UserError("seeds: the list is empty; give at least one seed")
+    for seed in values:
+        _check_int("seeds", seed, 0, 2**63 - 1)
+    if len(set(values)) != len(values):
+        raise UserError(f"seeds: {values} repeats a seed; give each once")
+    return values
+
+
+def _manifest_list(value: Any) -> list[str]:
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values or not all(isinstance(v, str) and v.strip() for v in values):
+        raise UserError(f"manifest: {value!r} is not accepted; give a Parquet file, a glob, a folder or a list of them")
+    return values
+
+
+def pixel_settings(config: Config, model_revision: str | None) -> dict[str, Any]:
+    """Return everything outside cell, image and seed that changes a video's pixels; part of every video_id."""
+    return {
+        "model.id": config.model.id,
+        "model.revision": model_revision,
+        "model.dtype": config.model.dtype.value,
+        "model.num_frames": config.model.num_frames,
+        "model.height": config.model.height,
+        "model.width": config.model.width,
+        "fit": config.fit.value,
+        "video.codec": config.video.codec.value,
+        "video.quality": config.video.quality,
+    }
+
+
+def folder_settings(config: Config, model_revision: str | None) -> dict[str, Any]:
+    """Return the settings that one output folder may not mix; `num_seeds` and the grid may grow."""
+    return {
+        **pixel_settings(config, model_revision),
+        "video.playback_fps": config.video.playback_fps,
+        "seed": "seeds=[…]" if config.seeds is not None else config.seed,
+    }

@@ -1,0 +1,157 @@
+"""Records to the dataset that people open: metadata.parquet, failures.parquet and the card.
+
+All are written beside and renamed, so that each is whole at any moment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from svd_batch.config import ModelConfig
+from svd_batch.errors import UserError
+from svd_batch.images import one_line
+from svd_batch.records import CELL_FIELDS, FailureRecord, VideoRecord
+from svd_batch.store import Store, flush, move
+
+_ARROW = {
+    "str": pa.string(),
+    "str | None": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+}
+
+
+def _schema(kind: type) -> pa.Schema:
+    """Return the Arrow schema of a flat record; created_at becomes a UTC timestamp."""
+    fields = [(f.name, _ARROW[str(f.type)]) for f in dataclasses.fields(kind)]
+    return pa.schema([(n, pa.timestamp("ms", "UTC") if n == "created_at" else t) for n, t in fields])
+
+
+def _table(rows: list[Any], kind: type) -> pa.Table:
+    dicts = [{**dataclasses.asdict(r), "created_at": datetime.fromisoformat(r.created_at)} for r in rows]
+    return pa.Table.from_pylist(dicts, schema=_schema(kind))
+
+
+def _write(store: Store, table: pa.Table, path: Path) -> None:
+    temporary = store.temporary("parquet")
+    pq.write_table(table, temporary)
+    flush(temporary)
+    move(temporary, path)
+
+
+def save_images(store: Store, carried: pa.Table) -> None:
+    """Keep the carried columns of this manifest, and of earlier manifests for images that this one lacks.
+
+    Raises: UserError when a column has changed its type.
+    """
+    path = store.plan_dir / "images.parquet"
+    if path.exists():
+        earlier = pq.read_table(path)
+        gone = pc.invert(pc.is_in(earlier["image_id"], value_set=carried["image_id"]))
+        try:
+            carried = pa.concat_tables([carried, earlier.filter(gone)], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise UserError(
+                f"manifest: a column has another type than in this output's earlier manifest: {one_line(error)}"
+            ) from None
+    _write(store, carried, path)
+
+
+def _images(store: Store) -> pa.Table:
+    path = store.plan_dir / "images.parquet"
+    return pq.read_table(path) if path.exists() else pa.table({"image_id": pa.array([], pa.string())})
+
+
+def compact(store: Store) -> tuple[int, int]:
+    """Write metadata.parquet and failures.parquet from the records; return how many rows each has.
+
+    Videos come in manifest order, then by cell and replicate; carried columns follow ours.
+    """
+    images = _images(store)
+    position = {image_id: i for i, image_id in enumerate(images["image_id"].to_pylist())}
+    last = len(position)
+    records = sorted(
+        store.records(),
+        key=lambda r: (
+            position.get(r.image_id, last),
+            r.image_id,
+            *(getattr(r, name) for name in CELL_FIELDS),
+            r.replicate,
+            r.seed,
+        ),
+    )
+    table = _table(records, VideoRecord)
+    indices = pa.array([position.get(r.image_id) for r in records], pa.int64())
+    for name in images.column_names:
+        if name != "image_id":
+            table = table.append_column(name, images[name].take(indices))
+    failures = store.failures()
+    _write(store, table, store.metadata)
+    _write(store, _table(failures, FailureRecord), store.failures_table)
+    return len(records), len(failures)
+
+
+def read_failures(store: Store) -> list[dict[str, Any]]:
+    """Return failures.parquet as rows, or none where there is no table."""
+    return pq.read_table(store.failures_table).to_pylist() if store.failures_table.exists() else []
+
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path:
+    - metadata.parquet
+    - videos/**
+license: {license}
+tags:
+- video
+- stable-video-diffusion
+- svd_batch
+---
+
+# {name}
+
+{num_videos} videos of {num_images} pictures, made by svd_batch with `{model_id}`
+(revision `{revision}`): {num_frames} frames of {width}x{height} pixels each.
+The weights' licence is `{license}`{license_note}; the pictures' licences are their owners'.
+
+`metadata.parquet` has one row a video, with every parameter and the seed that reproduces it with stock
+diffusers. `failures.parquet` has one row a failed item.
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("{folder}", split="train")  # reading frames needs torchcodec
+```
+"""
+
+
+def write_card(store: Store, model: ModelConfig, revision: str, num_videos: int, num_images: int) -> None:
+    """Write README.md, the dataset card that tells Hugging Face datasets where table and videos are."""
+    note = "" if model.license != "other" else f", see https://huggingface.co/{model.id}"
+    text = CARD.format(
+        name=store.root.name,
+        folder=store.root.name,
+        num_videos=num_videos,
+        num_images=num_images,
+        model_id=model.id if "/" not in model.id or not Path(model.id).is_absolute() else Path(model.id).name,
+        revision=revision,
+        num_frames=model.num_frames,
+        width=model.width,
+        height=model.height,
+        license=model.license,
+        license_note=note,
+    )
+    path = store.temporary("md")
+    path.write_text(text, encoding="utf-8")
+    flush(path)
+    move(path, store.root / "README.md")

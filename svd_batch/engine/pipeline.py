@@ -1,0 +1,142 @@
+"""One loaded SVD pipeline: a picture and a cell in, frames out.
+
+Weights come from a local folder (see checkpoint.py), safetensors only; the device is CUDA where there is
+one, else the CPU.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image
+
+from svd_batch.config import MemoryConfig, ModelConfig, Offload
+from svd_batch.engine.machine import check_machine, cpu_name, device_type
+from svd_batch.errors import UserError
+from svd_batch.images import one_line
+from svd_batch.records import SweepCell
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One video's frames and what they cost."""
+
+    frames: NDArray[np.uint8]
+    """(T, H, W, 3)."""
+    generate_s: float
+    peak_memory_bytes: int
+    """Of the GPU during this video; of the whole process so far on a CPU."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What the engine runs on; the same for all of its videos."""
+
+    device_name: str
+    torch_threads: int
+    diffusers_version: str
+    torch_version: str
+
+
+class Engine:
+    """A pipeline held in memory.
+
+    Raises: UserError when the settings don't fit the checkpoint or the machine.
+    """
+
+    def __init__(
+        self, folder: Path, model: ModelConfig, memory: MemoryConfig, torch_threads: int | None = None
+    ) -> None:
+        if torch_threads is not None:
+            torch.set_num_threads(torch_threads)
+        self.torch_threads = torch_threads
+        self.model = model
+        self.device = torch.device(device_type())
+        check_machine(model, memory, self.device.type)
+        diffusers.utils.logging.set_verbosity_error()
+        diffusers.utils.logging.disable_progress_bar()
+        self.pipe = _load(folder, model)
+        check_size(self.pipe, model)
+        if memory.forward_chunking:
+            self.pipe.unet.enable_forward_chunking()
+        if memory.offload is Offload.model:
+            self.pipe.enable_model_cpu_offload()
+        else:
+            self.pipe.to(self.device)
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def info(self) -> EngineInfo:
+        """Return what this engine runs on."""
+        cuda = self.device.type == "cuda"
+        return EngineInfo(
+            device_name=torch.cuda.get_device_name(self.device) if cuda else cpu_name(),
+            torch_threads=torch.get_num_threads(),
+            diffusers_version=diffusers.__version__,
+            torch_version=torch.__version__,
+        )
+
+    def generate(self, picture: NDArray[np.uint8], cell: SweepCell, seed: int) -> Generated:
+        """Return one video of a picture (H, W, 3) of the model's size.
+
+        The generator lives on the CPU, as in diffusers' guide, so that a seed means the same noise on every device.
+        """
+        if self.torch_threads is not None:
+            torch.set_num_threads(self.torch_threads)  # per thread under OpenMP, and callers run us in their own
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        start = time.perf_counter()
+        video = self.pipe(
+            Image.fromarray(picture),
+            height=self.model.height,
+            width=self.model.width,
+            num_frames=self.model.num_frames,
+            num_inference_steps=cell.num_inference_steps,
+            min_guidance_scale=cell.min_guidance_scale,
+            max_guidance_scale=cell.max_guidance_scale,
+            fps=cell.fps,
+            motion_bucket_id=cell.motion_bucket_id,
+            noise_aug_strength=cell.noise_aug_strength,
+            decode_chunk_size=cell.decode_chunk_size,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="np",
+        ).frames[0]  # (T, H, W, 3) float in [0, 1]
+        if not np.isfinite(video).all():
+            raise ValueError("the model returned NaN or infinite pixels")
+        frames = (video * 255).round().astype(np.uint8)
+        return Generated(frames, time.perf_counter() - start, self._peak_memory_bytes())
+
+    def _peak_memory_bytes(self) -> int:
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _load(folder: Path, model: ModelConfig) -> Any:
+    try:
+        return StableVideoDiffusionPipeline.from_pretrained(
+            folder,
+            torch_dtype=getattr(torch, model.dtype.value),
+            variant=model.variant,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"model.id: {folder} does not load as an SVD checkpoint: {one_line(error)}") from error
+
+
+def check_size(pipe: Any, model: ModelConfig) -> None:
+    """Raise UserError when the UNet's down-sampling does not divide the size."""
+    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    for key in ("height", "width"):
+        value = getattr(model, key)
+        if value % step:
+            raise UserError(f"model.{key}: {value} is not accepted by this checkpoint; give a multiple of {step}")

@@ -1,0 +1,88 @@
+"""One clear sentence from the errors of the configuration system. Text in, text out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_type_hints
+
+from svd_batch.config import Config
+
+_FULL_KEY = re.compile(r"full_key: (\S+)")
+_UNKNOWN = (
+    re.compile(r"Could not override '([^']+)'"),
+    re.compile(r"Could not append to config\. An item is already at '([^']+)'"),
+)
+_NOT_IN = re.compile(r"Key '([^']+)' (?:is )?not in '\w+'")
+_NO_OPTION = re.compile(r"Could not find '([^']+)'")
+_CONVERT = re.compile(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", re.DOTALL)
+_ENUM = re.compile(r"Invalid value '(.*?)', expected one of \[(.*?)\]", re.DOTALL)
+_GROUPS = ("model", "generation", "sweep", "memory", "video", "backend")
+
+
+def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
+    """Yield every key of the configuration, dotted."""
+    for name, hint in get_type_hints(kind).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from known_keys(hint, f"{prefix}{name}.")
+
+
+def explain(error: BaseException, options: Mapping[str, Sequence[str]]) -> str:
+    """Return one sentence for an error of Hydra or OmegaConf; `options` names the files of each config group."""
+    text = "\n".join(str(e) for e in _chain(error))
+    key = _FULL_KEY.search(text)
+    if found := _NO_OPTION.search(text):
+        return _no_option(found[1], options)
+    if found := _NOT_IN.search(text):
+        return _unknown_key(key[1] if key else found[1])
+    for pattern in _UNKNOWN:
+        if found := pattern.search(text):
+            return _unknown_group_or_key(found[1], options)
+    where = f"{key[1]}: " if key else ""
+    if found := _CONVERT.search(text):
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(found[2], found[2])
+        return f"{where}{found[1]!r} is not accepted; give {kind}"
+    if found := _ENUM.search(text):
+        return f"{where}{found[1]!r} is not accepted; give one of {found[2]}"
+    if "LexerNoViableAltException" in text or "mismatched input" in text or "no viable alternative" in text:
+        first = text.splitlines()[0]
+        return f"can't read the override: {first}; the form is key=value, quoted where the shell or a list needs it"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
+    return where + (lines[0] if lines else type(error).__name__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _unknown_key(key: str) -> str:
+    close = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}?" if close else "; `run --help` and `run --cfg job` show the keys"
+    return f"unknown key {key}{hint}"
+
+
+def _unknown_group_or_key(name: str, options: Mapping[str, Sequence[str]]) -> str:
+    if name == "sweep":
+        return f"sweep is added, not replaced: write +sweep=NAME, one of {', '.join(options.get('sweep', ()))}"
+    return _unknown_key(name)
+
+
+def _no_option(name: str, options: Mapping[str, Sequence[str]]) -> str:
+    group, _, option = name.rpartition("/")
+    available = options.get(group, ())
+    close = difflib.get_close_matches(option, available, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    if not available:
+        groups = ", ".join(_GROUPS)
+        return f"unknown group {group or name}; the groups are {groups}"
+    return (
+        f"{group}={option} is not there{hint} There are {', '.join(available)}"
+        if hint
+        else (f"{group}={option} is not there; there are {', '.join(available)}")
+    )

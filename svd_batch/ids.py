@@ -1,0 +1,64 @@
+"""Content-derived ids, seeds and relative paths. Pure: standard library only.
+
+The same inputs give the same ids on every machine, so retry and resume are one code path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from svd_batch.records import SweepCell
+
+_SAFE_ID = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def image_id_of_path(image_path: str) -> str:
+    """Return 16 hex digits from the path string as the manifest has it (nothing is opened)."""
+    return hashlib.sha256(image_path.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def image_id_of_bytes(data: bytes) -> str:
+    """Return 16 hex digits from an embedded picture's bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def is_valid_image_id(image_id: str) -> bool:
+    """Return whether a manifest's own image_id is acceptable: 1 to 512 characters, none of them a control character."""
+    return _SAFE_ID.fullmatch(image_id) is not None
+
+
+def derive_seed(base_seed: int, image_id: str, replicate: int) -> int:
+    """Return a seed in 0..2**32-1, equal for all cells of one image so that they share their noise.
+
+    What differs between two cells of an image is then the parameters alone (common random numbers).
+    """
+    return int(_digest(["seed", base_seed, image_id, replicate])[:8], 16)
+
+
+def video_id(image_id: str, cell: SweepCell, seed: int, pixel_settings: Mapping[str, Any]) -> str:
+    """Return 20 hex digits from everything that changes pixels, and from nothing else.
+
+    `pixel_settings`: model id, revision, size, frames, dtype, fit and encoding (see `config.pixel_settings`).
+    """
+    cell_values = {k: repr(v) for k, v in dataclasses.asdict(cell).items()}
+    return _digest(["video", image_id, cell_values, seed, dict(pixel_settings)])[:20]
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Return 12 hex digits that name the settings which one output folder may not mix."""
+    return _digest(["fingerprint", dict(settings)])[:12]
+
+
+def video_path(video_id: str, suffix: str) -> str:
+    """Return the path of a video below OUTPUT: `videos/ab/<video_id>.mp4`."""
+    return f"videos/{video_id[:2]}/{video_id}.{suffix}"

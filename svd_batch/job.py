@@ -1,0 +1,125 @@
+"""A job before its start: what to make, where, and what is there already. Opens pictures only to check them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svd_batch import checkpoint, ids
+from svd_batch.config import CheckImages, Config, folder_settings, pixel_settings
+from svd_batch.errors import UserError
+from svd_batch.images import check_readable
+from svd_batch.manifest import Manifest, bundled_manifest, read_manifest
+from svd_batch.plan import Plan, Seeds, make_plan
+from svd_batch.records import ImageRecord
+from svd_batch.store import Store
+
+SAMPLE_IMAGES = 64
+UNRESOLVED = "unresolved"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything known before the start: what to make, where, and what is there already."""
+
+    config: Config
+    store: Store
+    manifest: Manifest
+    revision: str
+    plan: Plan
+    fingerprint: str
+
+
+def prepare(config: Config, *, need_weights: bool = True) -> Job:
+    """Return the job that the configuration describes, subtracting what its output folder holds. Writes nothing.
+
+    Without `need_weights` a hub that can't be reached is no error: the revision is then taken from the output
+    folder, else left unresolved, and nothing counts as done.
+
+    Raises: UserError for anything that would stop the run: a bad manifest or checkpoint, an output folder that was made
+    with other settings.
+    """
+    if config.output is None:
+        raise UserError("output: none given")
+    store = Store(Path(config.output))
+    revision = _revision(config, store, need_weights=need_weights)
+    manifest = read_manifest(manifest_specs(config), allow_urls=config.allow_urls)
+    settings = folder_settings(config, revision)
+    check_same_settings(store, settings)
+    done = store.done_ids()
+    plan = make_plan(
+        manifest.images,
+        config.cells(),
+        Seeds(config.seed, config.num_seeds, tuple(config.seeds) if config.seeds is not None else None),
+        pixel_settings(config, revision),
+        done=done,
+        failed=set() if config.retry_failed else {f.item_id for f in store.failures()},
+        recorded_sha256=_recorded_sha256(store) if done else {},
+    )
+    return Job(config, store, manifest, revision, plan, ids.fingerprint(settings))
+
+
+def _revision(config: Config, store: Store, *, need_weights: bool) -> str:
+    hub = checkpoint.local_folder(config.model) is None
+    try:
+        return checkpoint.resolve_revision(config.model)
+    except UserError:
+        if need_weights or not hub:
+            raise
+    settings = store.read_run().get("settings", {})
+    return str(settings["model.revision"]) if settings.get("model.id") == config.model.id else UNRESOLVED
+
+
+def manifest_specs(config: Config) -> list[str]:
+    """Return the manifests to read; the bundled one where none is given."""
+    return config.manifest or [str(bundled_manifest())]
+
+
+def _recorded_sha256(store: Store) -> dict[str, str]:
+    return {r.image_id: r.image_sha256 for r in store.records()}
+
+
+def check_same_settings(store: Store, settings: dict[str, Any]) -> None:
+    """Raise UserError when the folder was made with other settings, naming each with both values."""
+    made_with = store.read_run().get("settings", settings)
+    differing = [key for key in settings if settings[key] != made_with.get(key)]
+    if not differing:
+        return
+    if "model.id" in differing and "model.revision" in differing:
+        differing.remove("model.revision")  # it follows from the other
+    was = ", ".join(f"{k}={_short(made_with.get(k))}" for k in differing)
+    now = ", ".join(f"{k}={_short(settings[k])}" for k in differing)
+    raise UserError(f"output: {store.root} was made with {was}; you asked for {now}. Use output=… for a new folder")
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text[:12] + "…" if len(text) == 40 and text.isalnum() else text
+
+
+def describe(job: Job) -> str:
+    """Return one line that says what will happen."""
+    plan, config = job.plan, job.config
+    asked = f"{plan.num_images} pictures × {plan.num_cells} cells"
+    if (config.num_seeds, config.seeds) != (1, None):
+        asked += f" × {len(config.seeds or range(config.num_seeds))} seeds"
+    head = f"{asked} = {plan.num_videos} videos with {config.model.name} into {config.output}"
+    if plan.num_done == plan.num_videos:
+        return f"{head}: {plan.num_done} of {plan.num_videos} done, nothing to do"
+    parts = [f"{plan.num_done} done"] if plan.num_done else []
+    if plan.num_left_failed:
+        parts.append(f"{plan.num_left_failed} failed earlier and are left (retry_failed=true tries them again)")
+    parts.append(f"{plan.num_todo} new" if plan.num_todo else "nothing to do")
+    return f"{head}: {', '.join(parts)}"
+
+
+def unreadable(job: Job, check: CheckImages) -> list[tuple[ImageRecord, str]]:
+    """Return the pictures that will fail, with reasons, among as many as `check` says to open."""
+    images = list({image.image_id: image for image, _ in job.plan.todo}.values())
+    if check is CheckImages.none:
+        return []
+    if check is CheckImages.sample and len(images) > SAMPLE_IMAGES:
+        images = random.Random(0).sample(images, SAMPLE_IMAGES)
+    return check_readable(images)

@@ -1,0 +1,298 @@
+"""Parquet manifests: reading them into validated ImageRecords, and making them from folders of pictures."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from svd_batch import ids
+from svd_batch.errors import ItemError, UserError
+from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
+from svd_batch.records import CELL_FIELDS, ImageRecord, VideoRecord
+from svd_batch.sweep import cell_value
+
+PICTURE_COLUMNS = ("image_path", "image_bytes", "image")
+BATCH_ROWS = 1024
+_OWN_COLUMNS = {f.name for f in fields(VideoRecord)}
+
+
+def bundled_manifest() -> Path:
+    """Return the manifest of the four pictures that ship with the package."""
+    return Path(__file__).parent / "assets" / "pictures" / "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that was read whole and found valid."""
+
+    files: tuple[Path, ...]
+    images: tuple[ImageRecord, ...]
+    """In manifest order."""
+    carried: pa.Table
+    """Column image_id and every column that is carried through to metadata.parquet, one row an image."""
+    renamed: tuple[tuple[str, str], ...]
+    """(name in the manifest, name in metadata.parquet) of the columns that would have collided."""
+
+
+def manifest_files(specs: Sequence[str]) -> tuple[Path, ...]:
+    """Return the Parquet files that the specs name: files, globs, or folders of *.parquet parts.
+
+    Raises: UserError for a spec that names nothing.
+    """
+    found: list[Path] = []
+    for spec in specs:
+        path = Path(spec).expanduser()
+        if path.is_dir():
+            matches = sorted(path.glob("*.parquet"), key=natural_key)
+            if not matches:
+                raise UserError(f"manifest: the folder {spec} holds no *.parquet file; make one with `manifest {spec}`")
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = sorted((Path(p) for p in glob.glob(str(path), recursive=True)), key=natural_key)  # noqa: PTH207
+            if not matches:
+                raise UserError(
+                    f"manifest: no such file: {spec}; give a Parquet file, a glob, a folder or a list of them"
+                )
+        found += [m for m in matches if m not in found]
+    return tuple(found)
+
+
+def read_manifest(specs: Sequence[str], *, allow_urls: bool = False) -> Manifest:
+    """Return the valid manifest that the specs name.
+
+    Raises: UserError naming the file, the row (counted from 0) and the column of the first thing wrong.
+    """
+    files = manifest_files(specs)
+    images: list[ImageRecord] = []
+    first_seen: dict[str, str] = {}
+    carried: list[pa.Table] = []
+    renamed: dict[str, str] = {}
+    for file in files:
+        columns = _check_schema(file, _open_parquet(file).schema_arrow)
+        keep = [c for c in columns if c not in _consumed(columns)]
+        names = {c: _carried_name(c) for c in keep}
+        renamed.update({old: new for old, new in names.items() if old != new})
+        for row, values, batch in _rows(file, columns):
+            for offset in range(batch.num_rows):
+                where = f"manifest {file.name}, row {row + offset}"
+                image = _image_record(where, file, row + offset, {c: v[offset] for c, v in values.items()}, allow_urls)
+                if image.image_id in first_seen:
+                    raise UserError(
+                        f"{where}: image_id {image.image_id!r} is there already ({first_seen[image.image_id]}); give each "
+                        "row its own, in a column image_id where the same picture is meant twice"
+                    )
+                first_seen[image.image_id] = f"{file.name}, row {row + offset}"
+                images.append(image)
+            ids_column = pa.array([i.image_id for i in images[-batch.num_rows :]], pa.string())
+            kept = [batch.column(c) for c in keep]
+            carried.append(pa.table([ids_column, *kept], names=["image_id", *(names[c] for c in keep)]))
+    if not images:
+        raise UserError(f"manifest: {', '.join(f.name for f in files)} has no rows; give at least one picture")
+    return Manifest(files, tuple(images), _concat(carried), tuple(sorted(renamed.items())))
+
+
+def _open_parquet(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"manifest: {file} is not a readable Parquet file: {one_line(error)}") from None
+
+
+def _consumed(columns: Sequence[str]) -> set[str]:
+    """Return the columns that are read as ours and so not carried."""
+    return {*PICTURE_COLUMNS, "image_id", "image_sha256", *CELL_FIELDS} & set(columns)
+
+
+def _carried_name(column: str) -> str:
+    """Return the name under which a column is carried: `source_…` where it would collide in metadata.parquet.
+
+    `video` and names that end in `_file_name` are taken by the videofolder loader of Hugging Face datasets.
+    """
+    taken = column in _OWN_COLUMNS or column in ("file_name", "video") or column.endswith("_file_name")
+    return (
+        f"source_{column.removesuffix('_file_name') + '_file' if column.endswith('_file_name') else column}"
+        if taken
+        else column
+    )
+
+
+def _check_schema(file: Path, schema: pa.Schema) -> list[str]:
+    """Return the column names of a manifest file whose columns have types that can be read."""
+    columns: list[str] = list(schema.names)
+    twice = [c for i, c in enumerate(columns) if c in columns[:i]]
+    if twice:
+        raise UserError(f"manifest {file.name}: the column {twice[0]} is there twice")
+    if not any(c in columns for c in PICTURE_COLUMNS):
+        raise UserError(
+            f"manifest {file.name}: no column image_path, image_bytes or image; it has {', '.join(columns) or 'none'}"
+        )
+    for name in columns:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        accepted = _accepted_type(name, kind)
+        if accepted:
+            raise UserError(f"manifest {file.name}: column {name} has type {kind}; it must be {accepted}")
+    return columns
+
+
+def _accepted_type(name: str, kind: pa.DataType) -> str | None:
+    """Return what the column's type must be where `kind` is something else, or None when it is right."""
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    null = pa.types.is_null(kind)
+    if name in ("image_path", "image_sha256"):
+        return None if text or null else "a string"
+    if name == "image_id":
+        return None if text or pa.types.is_integer(kind) else "a string or an integer"
+    if name == "image_bytes":
+        return None if binary or null else "binary"
+    if name == "image":
+        right = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
+        return None if right else "a struct of bytes and path, as Hugging Face datasets write it"
+    if name in CELL_FIELDS:
+        return None if pa.types.is_integer(kind) or pa.types.is_floating(kind) or null else "a number"
+    return None
+
+
+def _rows(file: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, list[Any]], pa.RecordBatch]]:
+    """Yield (first row, our columns as Python values, the whole batch) in file order."""
+    row = 0
+    ours = _consumed(columns)
+    try:
+        for batch in _open_parquet(file).iter_batches(BATCH_ROWS):
+            yield row, {c: batch.column(c).to_pylist() for c in columns if c in ours}, batch
+            row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"manifest {file.name}: can't be read past row {row}: {one_line(error)}") from None
+
+
+def _image_record(where: str, file: Path, row: int, values: dict[str, Any], allow_urls: bool) -> ImageRecord:
+    path, data, bytes_column = _picture(values)
+    if data is None and path is None:
+        present = ", ".join(c for c in PICTURE_COLUMNS if c in values)
+        raise UserError(f"{where}: {present} is null or empty; give a path or the picture's bytes")
+    image_id = values.get("image_id")
+    if "image_id" in values and image_id is None:
+        raise UserError(f"{where}: image_id is null; give every row one, or leave the column out")
+    if image_id is None:
+        image_id = ids.image_id_of_bytes(data) if data is not None else ids.image_id_of_path(path or "")
+    if not ids.is_valid_image_id(str(image_id)):
+        raise UserError(f"{where}: image_id {str(image_id)[:40]!r} is not accepted; give 1 to 512 printable characters")
+    fixed = tuple(
+        (name, cell_value(name, values[name], f"{where}, column {name}"))
+        for name in CELL_FIELDS
+        if values.get(name) is not None
+    )
+    return ImageRecord(
+        image_id=str(image_id),
+        image_path=path,
+        source=str(file.resolve()) if data is not None else _resolve(where, file, path or "", allow_urls),
+        source_row=row if data is not None else None,
+        bytes_column=bytes_column,
+        sha256=(values.get("image_sha256") or None),
+        fixed=fixed,
+    )
+
+
+def _picture(values: dict[str, Any]) -> tuple[str | None, bytes | None, str | None]:
+    """Return (path, bytes, the column of the bytes) of one row; bytes go before a path."""
+    struct = values.get("image") or {}
+    path = values.get("image_path") or struct.get("path") or None
+    if values.get("image_bytes"):
+        return path, values["image_bytes"], "image_bytes"
+    if struct.get("bytes"):
+        return path, struct["bytes"], "image"
+    return path, None, None
+
+
+def _resolve(where: str, file: Path, path: str, allow_urls: bool) -> str:
+    """Return an absolute path or a URI; relative paths count from the manifest's folder."""
+    if "\x00" in path:
+        raise UserError(f"{where}: image_path holds a NUL character")
+    if path.startswith(("http://", "https://")) and not allow_urls:
+        raise UserError(f"{where}: image_path is a URL; set allow_urls=true to load pictures from the network")
+    if path.startswith("file://"):
+        path = unquote(urlparse(path).path)
+    if "://" in path:
+        return path
+    return os.path.normpath(file.resolve().parent / Path(path).expanduser())
+
+
+def _concat(tables: list[pa.Table]) -> pa.Table:
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise UserError(f"manifest: the parts' columns don't fit together: {one_line(error)}") from None
+
+
+def natural_key(path: Path | str) -> list[Any]:
+    """Return a sort key that puts img2 before img10."""
+    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", str(path))]
+
+
+@dataclass(frozen=True)
+class FolderScan:
+    """What `manifest FOLDER` took and what it left out."""
+
+    num_images: int
+    left_out: tuple[tuple[str, str], ...]
+    """(path, reason), in natural order."""
+
+
+def write_manifest(folder: Path, out: Path, *, recursive: bool = True) -> FolderScan:
+    """Write a manifest of the pictures in `folder` and return what it took and left out.
+
+    Every file is opened: columns image_path (relative to the manifest where the picture lies below it, else
+    absolute), image_width, image_height, image_num_bytes and image_sha256; hidden files are passed over.
+
+    Raises: UserError when the folder is missing or has no readable picture.
+    """
+    if not folder.is_dir():
+        raise UserError(f"manifest: no such folder: {folder}")
+    paths = (p for p in (folder.rglob("*") if recursive else folder.glob("*")) if not p.is_dir())
+    rows: list[dict[str, Any]] = []
+    left_out: list[tuple[str, str]] = []
+    base = out.resolve().parent
+    for path in sorted(paths, key=lambda p: natural_key(p.relative_to(folder))):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or path.resolve() == out.resolve():
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            left_out.append((str(relative), f"not a picture by its name ({', '.join(SUFFIXES)} are)"))
+            continue
+        try:
+            rows.append(_folder_row(path, base))
+        except (ItemError, OSError) as error:
+            left_out.append((str(relative), one_line(error)))
+    if not rows:
+        raise UserError(
+            f"manifest: {folder} has no readable picture ({', '.join(FORMATS)}); {len(left_out)} files left out"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    return FolderScan(len(rows), tuple(left_out))
+
+
+def _folder_row(path: Path, base: Path) -> dict[str, Any]:
+    absolute = path.absolute()
+    data = read_bytes(ImageRecord(image_id="", image_path=str(path), source=str(absolute)))
+    image = open_image(data)
+    name = absolute.relative_to(base) if absolute.is_relative_to(base) else absolute
+    return {
+        "image_path": str(name),
+        "image_width": image.width,
+        "image_height": image.height,
+        "image_num_bytes": len(data),
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+    }

@@ -1,0 +1,152 @@
+"""Frozen domain records: what flows from a manifest row to a finished video.
+
+Knows nothing of disk layout, Ray, Hydra or torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, order=True)
+class SweepCell:
+    """One point of a sweep: every generation argument of one video, in diffusers' own names."""
+
+    motion_bucket_id: int
+    noise_aug_strength: float
+    fps: int
+    num_inference_steps: int
+    min_guidance_scale: float
+    max_guidance_scale: float
+    decode_chunk_size: int
+
+
+CELL_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(SweepCell))
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One valid manifest row: which picture, where it is, and which cell fields the row fixes."""
+
+    image_id: str
+    image_path: str | None
+    """The path exactly as the manifest has it; None for an embedded picture without a path."""
+    source: str
+    """What to open: an absolute path, a URI, or the manifest file that embeds the picture."""
+    source_row: int | None = None
+    """Row in `source` when the picture is embedded there, else None."""
+    bytes_column: str | None = None
+    """Column of `source` with the embedded picture: `image_bytes` or `image`."""
+    sha256: str | None = None
+    """SHA-256 that the bytes must have, where one is on record."""
+    fixed: tuple[tuple[str, float], ...] = ()
+    """Cell fields that this row fixes, as (name, value) pairs."""
+
+
+@dataclass(frozen=True)
+class PlannedVideo:
+    """One video to make of one image."""
+
+    video_id: str
+    cell: SweepCell
+    seed: int
+    replicate: int
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """One image with some or all of its planned videos: what one actor call receives."""
+
+    image: ImageRecord
+    videos: tuple[PlannedVideo, ...]
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One committed video: a row of metadata.parquet."""
+
+    file_name: str
+    video_id: str
+    image_id: str
+    image_path: str | None
+    image_sha256: str
+    motion_bucket_id: int
+    noise_aug_strength: float
+    fps: int
+    """The conditioning value; the model sees fps - 1."""
+    playback_fps: int
+    """Frames per second of the written file."""
+    num_frames: int
+    height: int
+    width: int
+    num_inference_steps: int
+    min_guidance_scale: float
+    max_guidance_scale: float
+    decode_chunk_size: int
+    seed: int
+    """What reproduces the video with stock diffusers: `torch.manual_seed(seed)`."""
+    replicate: int
+    model_id: str
+    model_revision: str | None
+    dtype: str
+    fingerprint: str
+    num_bytes: int
+    video_sha256: str
+    load_s: float
+    generate_s: float
+    write_s: float
+    peak_memory_bytes: int
+    device_name: str
+    torch_threads: int
+    diffusers_version: str
+    torch_version: str
+    svd_batch_version: str
+    created_at: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """One failed item: an image that would not load (no video_id), or a video that would not generate."""
+
+    image_id: str
+    image_path: str | None
+    video_id: str | None
+    stage: str
+    """`load`, `generate` or `write`."""
+    error_type: str
+    error_message: str
+    """One line."""
+    attempts: int
+    created_at: str
+
+    @property
+    def item_id(self) -> str:
+        """What names this failure: the video where there is one, else the image."""
+        return self.video_id or self.image_id
+
+
+def to_json(record: Any) -> str:
+    """Return a record (nested ones too) as one line of JSON with sorted keys."""
+    return json.dumps(dataclasses.asdict(record), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def from_dict(kind: type[T], row: dict[str, Any]) -> T:
+    """Return a flat record of `kind` from a mapping; keys that it does not know are left out."""
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: v for k, v in row.items() if k in names})
+
+
+def unit_from_json(text: str) -> WorkUnit:
+    """Return the WorkUnit that `to_json` wrote."""
+    row = json.loads(text)
+    image = dict(row["image"], fixed=tuple((str(k), v) for k, v in row["image"]["fixed"]))
+    videos = tuple(
+        PlannedVideo(v["video_id"], SweepCell(**v["cell"]), v["seed"], v["replicate"]) for v in row["videos"]
+    )
+    return WorkUnit(ImageRecord(**image), videos)

@@ -1,0 +1,180 @@
+"""The main job: plan -> backend -> tables -> report. Knows no Hydra and no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import svd_batch
+from svd_batch import checkpoint, dataset
+from svd_batch.backends import LoadSettings, make_backend
+from svd_batch.config import Config, Dtype, Offload, folder_settings
+from svd_batch.console import Console, Progress, duration, size
+from svd_batch.job import Job, describe, prepare, unreadable
+from svd_batch.plan import split_units
+from svd_batch.records import FailureRecord
+from svd_batch.stages import GenerateSettings
+
+FINISHED, TOO_MANY_FAILED, INTERRUPTED = 0, 3, 130
+
+
+def run(config: Config, console: Console, *, config_yaml: str = "", command: str = "") -> int:
+    """Do the job and return the exit code: 0 finished, 3 too many images failed, 130 interrupted.
+
+    Raises: UserError before anything is generated.
+    """
+    job = prepare(config)
+    console.say(describe(job))
+    for old, new in job.manifest.renamed:
+        console.warn(f"manifest column {old} is carried as {new}, since {old} has a meaning of its own in the table")
+    if job.plan.num_todo:
+        for image, reason in unreadable(job, config.check_images):
+            console.warn(f"{image.image_path or image.image_id} will fail: {reason}")
+        _check_here(config)
+    job.store.create()
+    job.store.write_run(_run_json(job, command))
+    if config_yaml:
+        job.store.write_config(config_yaml)
+    dataset.save_images(job.store, job.manifest.carried)
+    start = time.monotonic()
+    interrupted = False
+    if job.plan.num_todo:
+        interrupted = _generate(job, console)
+    return _finish(job, console, time.monotonic() - start, interrupted)
+
+
+def _check_here(config: Config) -> None:
+    """Fetch the weights and check the device, where this machine is the one that generates.
+
+    Raises: UserError.
+    """
+    if config.backend.address is not None:
+        return  # each node of a cluster fetches and checks for itself
+    if config.model.dtype is Dtype.float16 or config.memory.offload is not Offload.none:
+        from svd_batch.engine.machine import check_machine, device_type
+
+        check_machine(config.model, config.memory, device_type())
+    checkpoint.fetch(config.model)
+
+
+def _run_json(job: Job, command: str) -> dict[str, Any]:
+    run = job.store.read_run()
+    entry = {
+        "command": command or shlex.join(sys.argv),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "num_todo": job.plan.num_todo,
+        "svd_batch_version": svd_batch.__version__,
+        "python_version": platform.python_version(),
+    }
+    return {
+        "format": 1,
+        "fingerprint": job.fingerprint,
+        "settings": folder_settings(job.config, job.revision),
+        "manifest": [str(f) for f in job.manifest.files],
+        "runs": [*run.get("runs", []), entry],
+    }
+
+
+def _generate(job: Job, console: Console) -> bool:
+    """Run the plan's units through the backend; return whether it was interrupted."""
+    config = job.config
+    log = job.store.logs_dir / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
+    backend = make_backend(config.backend, verbose=config.verbose)
+    model = config.model
+    if checkpoint.local_folder(model) is None:
+        model = dataclasses.replace(model, revision=job.revision)
+    settings = GenerateSettings(
+        output=str(job.store.root.resolve()),
+        model=model,
+        model_revision=job.revision,
+        memory=config.memory,
+        video=config.video,
+        fingerprint=job.fingerprint,
+    )
+    load = LoadSettings(model.height, model.width, config.fit)
+    with _lines_only(console, log, verbose=config.verbose) as lines, _terminable():
+        try:
+            units = split_units(job.plan, backend.start())
+            with Progress(job.plan.num_todo, lines) as progress:
+                for result in backend.run(units, load, settings):
+                    progress.update(failed=isinstance(result, FailureRecord))
+        except KeyboardInterrupt:
+            return True
+        finally:
+            backend.stop(job.store.logs_dir)
+    return False
+
+
+@contextmanager
+def _lines_only(console: Console, log: Path, *, verbose: bool) -> Iterator[Console]:
+    if verbose:
+        yield console
+        return
+    with console.quiet(log) as quiet:
+        yield quiet
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: the caller's signals are the caller's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _finish(job: Job, console: Console, seconds: float, interrupted: bool) -> int:
+    """Write tables, card and report; say what came out; return the exit code."""
+    from svd_batch.report import write_report
+
+    store, plan = job.store, job.plan
+    num_rows, _ = dataset.compact(store)
+    dataset.write_card(store, job.config.model, job.revision, num_rows, plan.num_images)
+    report = write_report(store.root)
+    images = {image.image_id for image in job.manifest.images}
+    failures = [f for f in store.failures() if f.image_id in images]
+    failed_images = len({f.image_id for f in failures})
+    made = f", {plan.num_todo} asked for now, in {duration(seconds)}" if plan.num_todo else ""
+    total = sum(f.stat().st_size for f in store.root.glob("videos/*/*"))
+    console.say(f"videos:   {num_rows} in {store.root / 'videos'} ({size(total)}{made})")
+    console.say(f"table:    {store.metadata}")
+    console.say(f"report:   {report.resolve().as_uri()}")
+    if failures:
+        console.say(
+            f"failures: {len(failures)} in {store.failures_table}, of {failed_images} pictures; {_most_frequent(failures)}"
+        )
+    if interrupted:
+        console.say("interrupted: everything finished is kept; the same command goes on from here")
+        return INTERRUPTED
+    if failed_images > job.config.max_failed_fraction * len(images):
+        console.say(
+            f"too many failed: {failed_images} of {len(images)} pictures, more than "
+            f"max_failed_fraction={job.config.max_failed_fraction:g}"
+        )
+        return TOO_MANY_FAILED
+    return FINISHED
+
+
+def _most_frequent(failures: list[FailureRecord]) -> str:
+    messages = [f"{f.stage}: {f.error_message}" for f in failures]
+    return max(sorted(set(messages)), key=messages.count)

@@ -1,0 +1,240 @@
+"""The two stages of the job, typed lists in and typed lists out. Knows no backend.
+
+load_image: a picture to pixels, on any CPU. Generate: pixels to committed videos, one engine each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+import svd_batch
+from svd_batch import checkpoint, ids, video
+from svd_batch.config import Fit, MemoryConfig, ModelConfig, VideoConfig
+from svd_batch.errors import ItemError
+from svd_batch.images import fit_image, one_line, open_image, read_bytes
+from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, VideoRecord, WorkUnit
+from svd_batch.store import Store, file_sha256
+
+if TYPE_CHECKING:
+    from svd_batch.engine.pipeline import Engine, Generated
+
+
+@dataclass(frozen=True)
+class LoadedUnit:
+    """A unit with its picture at the model's size, or with the reason why there is none."""
+
+    unit: WorkUnit
+    picture: NDArray[np.uint8] | None
+    """(H, W, 3)."""
+    sha256: str
+    load_s: float
+    error: FailureRecord | None = None
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """All that a Generate stage needs; small, so that it travels to actors as it is."""
+
+    output: str
+    model: ModelConfig
+    """With the hub's commit as its revision, so that a node which has the files asks the hub nothing."""
+    model_revision: str
+    memory: MemoryConfig
+    video: VideoConfig
+    fingerprint: str
+    torch_threads: int | None = None
+
+
+Result = VideoRecord | FailureRecord
+
+MAX_WRITING = 2
+"""Videos that may wait to be written while another is denoised."""
+
+
+def load_image(unit: WorkUnit, height: int, width: int, fit: Fit) -> LoadedUnit:
+    """Return the unit with its picture; any failure to load becomes a FailureRecord."""
+    start = time.perf_counter()
+    try:
+        data = read_bytes(unit.image)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if unit.image.sha256 and unit.image.sha256 != sha256:
+            raise ItemError(f"the picture has changed: its sha256 was {unit.image.sha256[:16]}…, is {sha256[:16]}…")
+        picture = fit_image(open_image(data), height, width, fit)
+    except Exception as error:  # the per-item boundary: whatever a picture does, the run goes on
+        failure = _failure(unit, None, "load", error)
+        return LoadedUnit(unit, None, "", time.perf_counter() - start, failure)
+    return LoadedUnit(unit, picture, sha256, time.perf_counter() - start)
+
+
+def _failure(unit: WorkUnit, planned: PlannedVideo | None, stage: str, error: BaseException) -> FailureRecord:
+    return FailureRecord(
+        image_id=unit.image.image_id,
+        image_path=unit.image.image_path,
+        video_id=planned.video_id if planned else None,
+        stage=stage,
+        error_type=type(error).__name__,
+        error_message=one_line(error),
+        attempts=1,
+        created_at=_now(),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Generate:
+    """Holds one engine; makes the videos of a unit and commits each as soon as it is done.
+
+    Denoising runs in one thread and encoding with committing in another, so that one video is written while
+    the next is denoised, and each record is handed on before the next video is done.
+    """
+
+    def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
+        self.settings = settings
+        self.store = Store(Path(settings.output))
+        self.engine = make_engine() if make_engine else _make_engine(settings)
+        self.info = self.engine.info()
+        self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+
+    def __call__(self, loaded: LoadedUnit) -> Iterator[Result]:
+        """Yield exactly one result for each planned video, in plan order.
+
+        Videos that are committed already are read back: a retried task resumes by the number of results it had
+        yielded, so leaving any out would lose records.
+        """
+        results: SimpleQueue[Future[Result]] = SimpleQueue()
+        stop = threading.Event()
+        job = self._denoiser.submit(self._denoise_unit, loaded, results, stop)
+        try:
+            for _ in loaded.unit.videos:
+                yield results.get().result()
+            job.result()
+        finally:  # a caller that goes away (Ctrl-C) must not leave the rest of the unit running
+            stop.set()
+
+    def _denoise_unit(self, loaded: LoadedUnit, results: SimpleQueue[Future[Result]], stop: threading.Event) -> None:
+        """Put one future for each planned video into `results`; runs in the denoising thread."""
+        load_failure: Future[Result] | None = None
+        writing: deque[Future[Result]] = deque(maxlen=MAX_WRITING)
+        for planned in loaded.unit.videos:
+            if stop.is_set():
+                return
+            result: Future[Result] = Future()
+            try:
+                known = self.store.read_record(planned.video_id)
+                if known is not None:
+                    result.set_result(known)
+                elif loaded.picture is None:  # one failure for the image, however many videos it has
+                    load_failure = load_failure or self._writer.submit(self._fail, loaded.error or _no_picture(loaded))
+                    result = load_failure
+                else:
+                    generated = self.engine.generate(loaded.picture, planned.cell, planned.seed)
+                    if len(writing) == MAX_WRITING:
+                        wait([writing[0]])  # frames must not pile up when the disk is slower than the model
+                    result = self._writer.submit(self._write, loaded, planned, generated)
+                    writing.append(result)
+            except Exception as error:  # the per-item boundary
+                result = self._writer.submit(self._fail, _failure(loaded.unit, planned, "generate", error))
+            results.put(result)
+
+    def _fail(self, failure: FailureRecord) -> Result:
+        earlier = self.store.failure(failure.item_id)
+        if earlier is not None:
+            failure = dataclasses.replace(failure, attempts=earlier.attempts + 1)
+        self.store.record_failure(failure)
+        return failure
+
+    def _write(self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated) -> Result:
+        """Encode, check and commit one video; runs in the writing thread."""
+        start = time.perf_counter()
+        config = self.settings.video
+        temporary = self.store.temporary(video.suffix(config.codec))
+        playback_fps = config.playback_fps or planned.cell.fps
+        try:
+            parameters = self._parameters(loaded, planned)
+            video.write_video(temporary, generated.frames, playback_fps, config, parameters)
+            if video.probe(temporary).num_frames != len(generated.frames):
+                raise OSError("the encoded file does not hold every frame")
+            record = self._record(loaded, planned, generated, temporary, playback_fps, start)
+            self.store.commit(temporary, record)
+            self.store.clear_failure(loaded.unit.image.image_id)
+        except Exception as error:  # the per-item boundary
+            temporary.unlink(missing_ok=True)
+            return self._fail(_failure(loaded.unit, planned, "write", error))
+        return record
+
+    def _parameters(self, loaded: LoadedUnit, planned: PlannedVideo) -> dict[str, object]:
+        """Return what goes into the file's own metadata: no paths, so that a file can be passed on."""
+        cell = {name: getattr(planned.cell, name) for name in CELL_FIELDS}
+        return {
+            **cell,
+            "video_id": planned.video_id,
+            "image_sha256": loaded.sha256,
+            "seed": planned.seed,
+            "model": self.settings.model.name,
+            "svd_batch_version": svd_batch.__version__,
+        }
+
+    def _record(
+        self,
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        temporary: Path,
+        playback_fps: int,
+        start: float,
+    ) -> VideoRecord:
+        model = self.settings.model
+        return VideoRecord(
+            file_name=ids.video_path(planned.video_id, video.suffix(self.settings.video.codec)),
+            video_id=planned.video_id,
+            image_id=loaded.unit.image.image_id,
+            image_path=loaded.unit.image.image_path,
+            image_sha256=loaded.sha256,
+            **dataclasses.asdict(planned.cell),
+            playback_fps=playback_fps,
+            num_frames=generated.frames.shape[0],
+            height=generated.frames.shape[1],
+            width=generated.frames.shape[2],
+            seed=planned.seed,
+            replicate=planned.replicate,
+            model_id=model.id,
+            model_revision=self.settings.model_revision,
+            dtype=model.dtype.value,
+            fingerprint=self.settings.fingerprint,
+            num_bytes=temporary.stat().st_size,
+            video_sha256=file_sha256(temporary),
+            load_s=round(loaded.load_s, 6),
+            generate_s=round(generated.generate_s, 6),
+            write_s=round(time.perf_counter() - start, 6),
+            peak_memory_bytes=generated.peak_memory_bytes,
+            **dataclasses.asdict(self.info),
+            svd_batch_version=svd_batch.__version__,
+            created_at=_now(),
+        )
+
+
+def _no_picture(loaded: LoadedUnit) -> FailureRecord:
+    return _failure(loaded.unit, None, "load", ItemError("the picture did not load"))
+
+
+def _make_engine(settings: GenerateSettings) -> Engine:
+    from svd_batch.engine.pipeline import Engine
+
+    return Engine(checkpoint.fetch(settings.model), settings.model, settings.memory, settings.torch_threads)

@@ -1,0 +1,182 @@
+"""The output folder: its layout, atomic commits, and reading back.
+
+A video is durable before its record, and the record is the commit: `metadata.parquet` and every count come from
+the records in `.svd_batch/records/`, never from what a process remembers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from svd_batch.errors import UserError
+from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
+
+INTERNAL = ".svd_batch"
+
+
+class Store:
+    """One output folder. Opening it creates nothing; `create` does."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.internal = root / INTERNAL
+        self.records_dir = self.internal / "records"
+        self.failures_dir = self.internal / "failures"
+        self.temporary_dir = self.internal / "tmp"
+        self.plan_dir = self.internal / "plan"
+        self.logs_dir = self.internal / "logs"
+        self.run_json = self.internal / "run.json"
+        self.metadata = root / "metadata.parquet"
+        self.failures_table = root / "failures.parquet"
+
+    def exists(self) -> bool:
+        """Return whether this is an output folder of ours."""
+        return self.run_json.is_file()
+
+    def create(self) -> None:
+        """Make the folder and what is inside it.
+
+        Raises: UserError when it can't be made or holds other things.
+        """
+        foreign = self.root.is_dir() and not self.internal.is_dir() and any(self.root.iterdir())
+        if foreign:
+            raise UserError(f"output: {self.root} is not empty and was not made by svd_batch; give a new folder")
+        try:
+            for folder in (self.records_dir, self.failures_dir, self.temporary_dir, self.plan_dir, self.logs_dir):
+                folder.mkdir(parents=True, exist_ok=True)
+            (self.root / "videos").mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output: {self.root} can't be made: {error.strerror or error}") from None
+
+    # --- videos and their records ---------------------------------------------------------------------
+
+    def temporary(self, suffix: str) -> Path:
+        """Return a new path for a file on its way, unique to this attempt and on the same file system."""
+        return self.temporary_dir / f"{os.getpid()}-{uuid.uuid4().hex}.{suffix}"
+
+    def commit(self, temporary: Path, record: VideoRecord) -> None:
+        """Make a finished temporary video and its record durable, in this order; the record is the commit."""
+        flush(temporary)
+        move(temporary, self.root / record.file_name)
+        self._write_text(self._record_path(record.video_id), to_json(record))
+        self._failure_path(record.video_id).unlink(missing_ok=True)
+
+    def read_record(self, video_id: str) -> VideoRecord | None:
+        """Return the record of a committed video, or None where there is none."""
+        try:
+            return from_dict(VideoRecord, json.loads(self._record_path(video_id).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def done_ids(self) -> set[str]:
+        """Return the ids of all committed videos, from file names alone."""
+        return {name[: -len(".json")] for name in _names(self.records_dir)}
+
+    def records(self) -> Iterator[VideoRecord]:
+        """Yield every committed record, by id."""
+        for video_id in sorted(self.done_ids()):
+            record = self.read_record(video_id)
+            if record is not None:
+                yield record
+
+    def forget(self, video_id: str) -> None:
+        """Drop a record, so that the next run makes the video again."""
+        self._record_path(video_id).unlink(missing_ok=True)
+
+    def _record_path(self, video_id: str) -> Path:
+        return self.records_dir / video_id[:2] / f"{video_id}.json"
+
+    # --- failures -------------------------------------------------------------------------------------
+
+    def record_failure(self, failure: FailureRecord) -> None:
+        """Write one failed item, in place of an earlier failure of the same item."""
+        self._write_text(self._failure_path(failure.item_id), to_json(failure))
+
+    def failure(self, item_id: str) -> FailureRecord | None:
+        """Return the failure of an image or a video, or None where there is none."""
+        try:
+            return from_dict(FailureRecord, json.loads(self._failure_path(item_id).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def clear_failure(self, item_id: str) -> None:
+        """Forget a failure: the item has succeeded."""
+        self._failure_path(item_id).unlink(missing_ok=True)
+
+    def failures(self) -> list[FailureRecord]:
+        """Return every failure on record, by file name."""
+        paths = sorted(self.failures_dir.glob("*/*.json"))
+        return [from_dict(FailureRecord, json.loads(path.read_text())) for path in paths]
+
+    def _failure_path(self, item_id: str) -> Path:
+        name = hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]  # ids may be any text
+        return self.failures_dir / name[:2] / f"{name}.json"
+
+    # --- the run --------------------------------------------------------------------------------------
+
+    def read_run(self) -> dict[str, Any]:
+        """Return run.json, or an empty mapping for a new folder.
+
+        Raises: UserError when it is damaged.
+        """
+        try:
+            run: dict[str, Any] = json.loads(self.run_json.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise UserError(f"output: {self.run_json} is damaged; restore it or give a new folder") from None
+        return run
+
+    def write_run(self, run: dict[str, Any]) -> None:
+        """Write run.json."""
+        self._write_text(self.run_json, json.dumps(run, indent=2, sort_keys=True))
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved configuration as YAML."""
+        self._write_text(self.internal / "config.yaml", text)
+
+    def _write_text(self, path: Path, text: str) -> None:
+        temporary = self.temporary(path.suffix.lstrip("."))
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+        move(temporary, path)
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Yield the names of the .json files two levels down."""
+    try:
+        shards = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for shard in shards:
+        if shard.is_dir():
+            with os.scandir(shard) as entries:
+                yield from (entry.name for entry in entries if entry.name.endswith(".json"))
+
+
+def flush(path: Path) -> None:
+    """Make a file's bytes (or a folder's entries) durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move(temporary: Path, path: Path) -> None:
+    """Rename a flushed file into place, durably; what was there is replaced at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.replace(path)
+    flush(path.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,134 @@
+"""Frames (T, H, W, 3) uint8 to a video file, and back for checking. Uses the ffmpeg inside imageio-ffmpeg.
+
+One encoder thread: the bytes then don't depend on the machine's number of cores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svd_batch.config import Codec, VideoConfig
+
+SUFFIX = {Codec.h264: "mp4", Codec.gif: "gif", Codec.webp: "webp", Codec.ffv1: "mkv"}
+_BITEXACT = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-threads", "1"]
+
+
+def suffix(codec: Codec) -> str:
+    """Return the file name suffix, without the dot."""
+    return SUFFIX[codec]
+
+
+def _encoder(config: VideoConfig) -> tuple[str, str, list[str]]:
+    """Return (encoder, pixel format, further ffmpeg arguments)."""
+    if config.codec is Codec.gif:
+        palette = "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=3"
+        return "gif", "pal8", ["-filter_complex", palette, "-loop", "0"]
+    if config.codec is Codec.webp:
+        quality = str(round(10 * (config.quality or 0)))
+        return "libwebp_anim", "yuv420p", ["-quality", quality, "-loop", "0"]
+    if config.codec is Codec.ffv1:
+        return "ffv1", "bgr0", ["-level", "3", "-g", "1"]
+    crf = str(round(51 * (1 - (config.quality or 0) / 10)))
+    bt709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]  # else players guess by size
+    scale = ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"]
+    return "libx264", "yuv420p", ["-crf", crf, "-preset", "medium", *scale, *bt709, "-movflags", "+faststart"]
+
+
+def write_video(
+    path: Path,
+    frames: NDArray[np.uint8],
+    playback_fps: int,
+    config: VideoConfig,
+    parameters: Mapping[str, Any] | None = None,
+) -> None:
+    """Write frames (T, H, W, 3) uint8 as the file that `config` describes.
+
+    `parameters`, where given and switched on, go into the file's `comment` tag as JSON.
+
+    Raises: OSError with ffmpeg's own last words when it fails (a full disk, say).
+    """
+    import imageio_ffmpeg
+
+    encoder, pix_fmt, options = _encoder(config)
+    if parameters is not None and config.embed_parameters:
+        options += ["-metadata", "comment=" + json.dumps(dict(parameters), sort_keys=True)]
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (frames.shape[2], frames.shape[1]),
+        fps=playback_fps,
+        codec=encoder,
+        pix_fmt_in="rgb24",
+        pix_fmt_out=pix_fmt,
+        quality=None,
+        bitrate=None,
+        macro_block_size=1,
+        ffmpeg_log_level="error",
+        output_params=[*options, *_BITEXACT],
+    )
+    writer.send(None)
+    try:
+        for frame in np.ascontiguousarray(frames):
+            writer.send(frame)
+    finally:
+        writer.close()
+    if not path.exists() or path.stat().st_size == 0:
+        raise OSError(f"ffmpeg wrote nothing to {path.name}")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a video file really holds, found by decoding all of it."""
+
+    num_frames: int
+    height: int
+    width: int
+    playback_fps: float
+
+
+def read_frames(path: Path) -> tuple[NDArray[np.uint8], float]:
+    """Return (frames (T, H, W, 3) uint8, frames per second) of a file that `write_video` wrote.
+
+    Raises: OSError when it can't be decoded.
+    """
+    if path.suffix in (".gif", ".webp"):
+        return _read_with_pillow(path)
+    import imageio_ffmpeg
+
+    try:
+        reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")
+        meta = next(reader)
+        width, height = meta["size"]
+        frames = [np.frombuffer(data, np.uint8).reshape(height, width, 3) for data in reader]
+    except (RuntimeError, StopIteration, ValueError, KeyError) as error:
+        raise OSError(f"{path.name} does not decode: {' '.join(str(error).split())[:200]}") from None
+    if not frames:
+        raise OSError(f"{path.name} does not decode: no frames")
+    return np.stack(frames), float(meta["fps"])
+
+
+def _read_with_pillow(path: Path) -> tuple[NDArray[np.uint8], float]:
+    from PIL import Image, ImageSequence, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+            duration_ms = float(image.info.get("duration") or 0) or 100.0
+    except (UnidentifiedImageError, EOFError, SyntaxError) as error:
+        raise OSError(f"{path.name} does not decode: {error}") from None
+    return np.stack(frames), 1000.0 / duration_ms
+
+
+def probe(path: Path) -> Probe:
+    """Return what the file holds; every frame is decoded.
+
+    Raises: OSError when it can't be decoded.
+    """
+    frames, fps = read_frames(path)
+    return Probe(frames.shape[0], frames.shape[1], frames.shape[2], fps)
