@@ -140,7 +140,7 @@ class RayBackend:
             )
         if low * self.config.num_cpus + LOAD_CPUS > cpus:
             raise UserError(
-                f"backend.num_actors: {low} actors of {self.config.num_cpus:g} CPUs leave none of the cluster's {cpus:g} "
+                f"backend.num_actors: {low} actors of {self.config.num_cpus:g} CPUs leave none of {cpus:g} "
                 "for loading pictures, and the run would stand still; give fewer actors or a smaller backend.num_cpus"
             )
         self.num_actors = (low, high)

@@ -187,7 +187,7 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
 
 
 def default_output(config: Config, overrides: Sequence[str]) -> str:
-    """Return outputs/<manifest's name>, for the bundled pictures outputs/<sweep's name>; distinct for each multirun job."""
+    """Return outputs/<manifest's name>, or outputs/<sweep's name>; another for each multirun job."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra_config = HydraConfig.get()

@@ -74,32 +74,33 @@ def read_manifest(specs: Sequence[str], *, allow_urls: bool = False) -> Manifest
     Raises: UserError naming the file, the row (counted from 0) and the column of the first thing wrong.
     """
     files = manifest_files(specs)
-    images: list[ImageRecord] = []
-    first_seen: dict[str, str] = {}
+    images: dict[str, ImageRecord] = {}
     carried: list[pa.Table] = []
     renamed: dict[str, str] = {}
     for file in files:
         columns = _check_schema(file, _open_parquet(file).schema_arrow)
-        keep = [c for c in columns if c not in _consumed(columns)]
-        names = {c: _carried_name(c) for c in keep}
+        names = {c: _carried_name(c) for c in columns if c not in _consumed(columns)}
         renamed.update({old: new for old, new in names.items() if old != new})
-        for row, values, batch in _rows(file, columns):
-            for offset in range(batch.num_rows):
-                where = f"manifest {file.name}, row {row + offset}"
-                image = _image_record(where, file, row + offset, {c: v[offset] for c, v in values.items()}, allow_urls)
-                if image.image_id in first_seen:
-                    raise UserError(
-                        f"{where}: image_id {image.image_id!r} is there already ({first_seen[image.image_id]}); give each "
-                        "row its own, in a column image_id where the same picture is meant twice"
-                    )
-                first_seen[image.image_id] = f"{file.name}, row {row + offset}"
-                images.append(image)
-            ids_column = pa.array([i.image_id for i in images[-batch.num_rows :]], pa.string())
-            kept = [batch.column(c) for c in keep]
-            carried.append(pa.table([ids_column, *kept], names=["image_id", *(names[c] for c in keep)]))
+        for first_row, batch in _batches(file):
+            found = _batch_records(file, first_row, batch, allow_urls)
+            for image in found:
+                if image.image_id in images:
+                    raise _twice(file, image, images[image.image_id])
+                images[image.image_id] = image
+            ids_column = pa.array([image.image_id for image in found], pa.string())
+            arrays = [ids_column, *(batch.column(c) for c in names)]
+            carried.append(pa.table(arrays, names=["image_id", *names.values()]))
     if not images:
         raise UserError(f"manifest: {', '.join(f.name for f in files)} has no rows; give at least one picture")
-    return Manifest(files, tuple(images), _concat(carried), tuple(sorted(renamed.items())))
+    return Manifest(files, tuple(images.values()), _concat(carried), tuple(sorted(renamed.items())))
+
+
+def _twice(file: Path, image: ImageRecord, first: ImageRecord) -> UserError:
+    paths = f"{first.image_path or 'an embedded picture'} and {image.image_path or 'an embedded picture'}"
+    return UserError(
+        f"manifest {file.name}: image_id {image.image_id!r} is there twice ({paths}); give each row its own, in a "
+        "column image_id where the same picture is meant twice"
+    )
 
 
 def _open_parquet(file: Path) -> pq.ParquetFile:
@@ -119,12 +120,9 @@ def _carried_name(column: str) -> str:
 
     `video` and names that end in `_file_name` are taken by the videofolder loader of Hugging Face datasets.
     """
-    taken = column in _OWN_COLUMNS or column in ("file_name", "video") or column.endswith("_file_name")
-    return (
-        f"source_{column.removesuffix('_file_name') + '_file' if column.endswith('_file_name') else column}"
-        if taken
-        else column
-    )
+    if column.endswith("_file_name"):
+        return f"source_{column.removesuffix('_file_name')}_file"
+    return f"source_{column}" if column in _OWN_COLUMNS or column == "video" else column
 
 
 def _check_schema(file: Path, schema: pa.Schema) -> list[str]:
@@ -165,16 +163,31 @@ def _accepted_type(name: str, kind: pa.DataType) -> str | None:
     return None
 
 
-def _rows(file: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, list[Any]], pa.RecordBatch]]:
-    """Yield (first row, our columns as Python values, the whole batch) in file order."""
+def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield (row number of the first row, some rows) in file order."""
     row = 0
-    ours = _consumed(columns)
     try:
         for batch in _open_parquet(file).iter_batches(BATCH_ROWS):
-            yield row, {c: batch.column(c).to_pylist() for c in columns if c in ours}, batch
+            yield row, batch
             row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"manifest {file.name}: can't be read past row {row}: {one_line(error)}") from None
+
+
+def _batch_records(file: Path, first_row: int, batch: pa.RecordBatch, allow_urls: bool) -> list[ImageRecord]:
+    """Return the images of some rows, each checked."""
+    ours = _consumed(batch.schema.names)
+    values = {c: batch.column(c).to_pylist() for c in batch.schema.names if c in ours}
+    return [
+        _image_record(
+            f"manifest {file.name}, row {first_row + i}",
+            file,
+            first_row + i,
+            {column: rows[i] for column, rows in values.items()},
+            allow_urls,
+        )
+        for i in range(batch.num_rows)
+    ]
 
 
 def _image_record(where: str, file: Path, row: int, values: dict[str, Any], allow_urls: bool) -> ImageRecord:

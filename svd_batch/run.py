@@ -160,9 +160,8 @@ def _finish(job: Job, console: Console, seconds: float, interrupted: bool) -> in
     console.say(f"table:    {store.metadata}")
     console.say(f"report:   {report.resolve().as_uri()}")
     if failures:
-        console.say(
-            f"failures: {len(failures)} in {store.failures_table}, of {failed_images} pictures; {_most_frequent(failures)}"
-        )
+        most = _most_frequent(failures)
+        console.say(f"failures: {len(failures)} in {store.failures_table}, of {failed_images} pictures; {most}")
     if interrupted:
         console.say("interrupted: everything finished is kept; the same command goes on from here")
         return INTERRUPTED

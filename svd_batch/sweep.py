@@ -71,7 +71,7 @@ def check_cell(cell: SweepCell, where: str = "sweep") -> SweepCell:
 
 
 def _range_values(name: str, text: str, where: str) -> list[int | float]:
-    """Return the values of `start:stop:step`, stop included; decimal arithmetic keeps 0.3 from becoming 0.30000000000000004."""
+    """Return the values of `start:stop:step`, stop included; decimals, since three floats of 0.1 make more than 0.3."""
     form = f"{where}: {text!r} is not accepted; give a number, a list or start:stop:step"
     try:
         start, stop, step = (Decimal(part.strip()) for part in text.split(":"))
