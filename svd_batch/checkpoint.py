@@ -22,6 +22,7 @@ PIPELINE_CLASS = "StableVideoDiffusionPipeline"
 COMPONENTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HASHED_BYTES = 2**20
+HUB_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
 
@@ -59,10 +60,19 @@ def resolve_revision(model: ModelConfig) -> str:
     if folder is not None:
         check_folder(folder, model.variant)
         return _content_hash(folder, model.variant)
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
-    index = _from_hub(model, lambda: hf_hub_download(model.id, "model_index.json", revision=model.revision))
-    return Path(index).parent.name  # …/snapshots/<commit>/model_index.json
+    def commit() -> str:
+        try:
+            return str(HfApi().model_info(model.id, revision=model.revision, timeout=HUB_TIMEOUT_S).sha)
+        except HfHubHTTPError:
+            raise
+        except Exception:  # nobody was reached; what is raised then depends on the hub client's version
+            index = hf_hub_download(model.id, "model_index.json", revision=model.revision, local_files_only=True)
+            return Path(index).parent.name  # …/snapshots/<commit>/model_index.json
+
+    return _from_hub(model, commit)
 
 
 def fetch(model: ModelConfig) -> Path:

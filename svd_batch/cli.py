@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import svd_batch
-from svd_batch.errors import SvdBatchError, UserError
+from svd_batch.errors import UserError
 
 if TYPE_CHECKING:
     from svd_batch.config import Config
@@ -124,13 +124,43 @@ def _job(verb: str, overrides: list[str]) -> int:
         print(JOB_HELP.format(verb=verb, purpose=PURPOSES[verb], **names), end="")
         return 0
     codes: list[int] = []
+    errors: list[Exception] = []
     command = shlex.join([PROGRAM, verb, *overrides])
 
-    def task(node: Any) -> None:
-        codes.append(_run_configured(verb, node, overrides, command))
+    def task(node: Any) -> None:  # Hydra prints what a task raises, so nothing may leave it
+        if errors:
+            return
+        try:
+            codes.append(_run_configured(verb, node, overrides, command))
+        except Exception as error:
+            errors.append(error)
 
-    _hydra(task, [f"{PROGRAM} {verb}", *overrides])
+    _hydra(task, [f"{PROGRAM} {verb}", *options_first(overrides)])
+    if errors:
+        raise _one_sentence(errors[0])
     return max(codes, default=0)
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with all KEY=VALUE last: Hydra's parser refuses an option between two of them."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
+        is_override = not argument.startswith("-") and not is_value and ("=" in argument or argument[:1] in "+~")
+        (overrides if is_override else options).append(argument)
+    return [*options, *overrides]
+
+
+def _one_sentence(error: Exception) -> Exception:
+    """Return a UserError for what Hydra or OmegaConf refuses, any other error as it is."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from svd_batch.explain import explain
+
+    refused = isinstance(error, (HydraException, OmegaConfBaseException))
+    return UserError(explain(error, group_options())) if refused else error
 
 
 def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
@@ -141,11 +171,8 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     from svd_batch.config import Config
-    from svd_batch.explain import explain
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing a traceback and exiting with 1
     ConfigStore.instance().store(name="schema", node=Config)
@@ -153,10 +180,8 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     before, sys.argv = sys.argv, argv
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    except SvdBatchError:
-        raise
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, group_options())) from None
+    except Exception as error:
+        raise _one_sentence(error) from None
     finally:
         sys.argv = before
 
@@ -165,10 +190,12 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     from omegaconf import OmegaConf
 
     from svd_batch.console import Console
+    from svd_batch.explain import check_known
     from svd_batch.job import prepare
     from svd_batch.preview import preview
     from svd_batch.run import run
 
+    check_known(OmegaConf.to_container(node))  # `+key=value` slips past the typed schema
     config = cast("Config", OmegaConf.to_object(node))  # runs every range check
     config.output = config.output or default_output(config, overrides)
     console = Console()

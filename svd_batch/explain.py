@@ -6,9 +6,10 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from svd_batch.config import Config
+from svd_batch.errors import UserError
 
 _FULL_KEY = re.compile(r"full_key: (\S+)")
 _UNKNOWN = (
@@ -30,6 +31,16 @@ def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
             yield from known_keys(hint, f"{prefix}{name}.")
 
 
+def check_known(node: Any, kind: type = Config, prefix: str = "") -> None:
+    """Raise UserError for the first key of a configuration that the schema does not have."""
+    hints = get_type_hints(kind)
+    for name, value in node.items():
+        if name not in hints:
+            raise UserError(_unknown_key(f"{prefix}{name}"))
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
+            check_known(value, hints[name], f"{prefix}{name}.")
+
+
 def explain(error: BaseException, options: Mapping[str, Sequence[str]]) -> str:
     """Return one sentence for an error of Hydra or OmegaConf; `options` names the files of each config group."""
     text = "\n".join(str(e) for e in _chain(error))
@@ -44,7 +55,10 @@ def explain(error: BaseException, options: Mapping[str, Sequence[str]]) -> str:
     where = f"{key[1]}: " if key else ""
     if found := _CONVERT.search(text):
         kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(found[2], found[2])
-        return f"{where}{found[1]!r} is not accepted; give {kind}"
+        several = (
+            "; several values go into sweep" if where.startswith("generation.") and found[1].startswith("[") else ""
+        )
+        return f"{where}{found[1]!r} is not accepted; give {kind}{several}"
     if found := _ENUM.search(text):
         return f"{where}{found[1]!r} is not accepted; give one of {found[2]}"
     if "LexerNoViableAltException" in text or "mismatched input" in text or "no viable alternative" in text:

@@ -103,10 +103,10 @@ def _generate(job: Job, console: Console) -> bool:
         fingerprint=job.fingerprint,
     )
     load = LoadSettings(model.height, model.width, config.fit)
-    with _lines_only(console, log, verbose=config.verbose) as lines, _terminable():
+    with _lines_only(console, log, verbose=config.verbose) as lines:
         try:
             units = split_units(job.plan, backend.start())
-            with Progress(job.plan.num_todo, lines) as progress:
+            with _terminable(), Progress(job.plan.num_todo, lines) as progress:  # Ray's start takes SIGTERM for itself
                 for result in backend.run(units, load, settings):
                     progress.update(failed=isinstance(result, FailureRecord))
         except KeyboardInterrupt:

@@ -1,0 +1,82 @@
+"""Shared fixtures: a tiny real SVD checkpoint, a few real pictures, and the command line in this or its own process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread only slows so small a model down, most of all on a busy machine
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SVD checkpoint of stock classes that makes a 3-frame clip of 32x32 px in a fraction of a second."""
+    from pocket.architecture import make_random_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    make_random_checkpoint(folder, "tiny", 0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of different sizes and formats."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for name, size in (("a.png", (40, 40)), ("b.jpg", (64, 48)), ("c.webp", (50, 90))):
+        pixels = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pets(pictures: Path) -> Path:
+    """The manifest of `pictures`."""
+    from svd_batch.manifest import write_manifest
+
+    out = pictures / "pets.parquet"
+    write_manifest(pictures, out)
+    return out
+
+
+@pytest.fixture
+def tiny(tiny_checkpoint: Path) -> list[str]:
+    """Overrides that put the tiny checkpoint in place of pocket, at 2 steps."""
+    return tiny_overrides(tiny_checkpoint)
+
+
+def tiny_overrides(folder: Path, steps: int = 2) -> list[str]:
+    """Return the overrides for a checkpoint that `make_random_checkpoint` wrote in size tiny."""
+    shape = ["model.num_frames=3", "model.height=32", "model.width=32"]
+    return [f"model.id={folder}", "model.name=tiny", *shape, f"generation.num_inference_steps={steps}"]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """`python -m svd_batch ARGUMENTS` in a process of its own, in an empty folder."""
+
+    def call(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "svd_batch", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return call

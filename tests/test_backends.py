@@ -1,0 +1,220 @@
+"""The backends on a real Ray: what DESIGN's "Ray facts" warn of does not happen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from svd_batch.backends import LoadSettings, RayBackend, SerialBackend, remove_leftovers
+from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, VideoConfig
+from svd_batch.errors import SvdBatchError, UserError
+from svd_batch.manifest import read_manifest
+from svd_batch.plan import Seeds, make_plan, split_units
+from svd_batch.records import SweepCell, VideoRecord, WorkUnit
+from svd_batch.stages import Generate, GenerateSettings, load_image
+from svd_batch.store import Store
+
+LOAD = LoadSettings(32, 32, Fit.crop)
+
+
+def make_units(pets: Path, num_cells: int, steps: int, num_actors: int = 1) -> tuple[WorkUnit, ...]:
+    cells = [SweepCell(bucket, 0.02, 7, steps, 1.0, 3.0, 3) for bucket in range(10, 10 + num_cells)]
+    return split_units(make_plan(read_manifest([str(pets)]).images, cells, Seeds(), {}), num_actors)
+
+
+def settings(output: Path, checkpoint: Path) -> GenerateSettings:
+    Store(output).create()
+    return GenerateSettings(
+        output=str(output),
+        model=ModelConfig(id=str(checkpoint), name="tiny", num_frames=3, height=32, width=32),
+        model_revision="r",
+        memory=MemoryConfig(),
+        video=VideoConfig(),
+        fingerprint="f",
+    )
+
+
+@pytest.fixture
+def ray_backend(tmp_path: Path) -> Iterator[RayBackend]:
+    backend = RayBackend(BackendConfig(torch_threads=1))
+    yield backend
+    backend.stop(tmp_path)
+
+
+def actor_processes() -> list[psutil.Process]:
+    """Return the processes of our actor pool, found by the name that Ray gives them."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "MapWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_each_record_arrives_before_the_next_video_is_done_and_the_actor_does_not_load_pictures(
+    ray_backend: RayBackend, tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    ray_backend.start()
+    store = Store(tmp_path / "out")
+    done_at_arrival = []
+    for _ in ray_backend.run(make_units(pets, 3, steps=40), LOAD, settings(store.root, tiny_checkpoint)):
+        done_at_arrival.append(len(store.done_ids()))
+    ray_backend.stop(tmp_path / "logs")
+    assert done_at_arrival == list(range(1, 10))
+    plan = (tmp_path / "logs/ray/ray-data/ray-data.log").read_text()
+    assert "TaskPoolMapOperator[Map(_load_row)] -> ActorPoolMapOperator[MapBatches(RayGenerate)]" in plan
+
+
+def test_an_actor_killed_in_the_middle_of_a_unit_loses_and_doubles_nothing(
+    ray_backend: RayBackend, tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    ray_backend.start()
+    units = make_units(pets, 4, steps=20)
+    assert len(units[0].videos) > 1
+    results = []
+    for result in ray_backend.run(units, LOAD, settings(tmp_path / "out", tiny_checkpoint)):
+        results.append(result)
+        if len(results) == 2:
+            victims = actor_processes()
+            for process in victims:
+                process.send_signal(signal.SIGKILL)
+    assert len(victims) == 1
+    planned = sorted(video.video_id for unit in units for video in unit.videos)
+    assert sorted(r.video_id for r in results if isinstance(r, VideoRecord)) == planned
+    assert Store(tmp_path / "out").done_ids() == set(planned)
+
+
+def test_actors_get_the_threads_that_were_asked_for_and_not_rays_single_one(
+    tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    backend = RayBackend(BackendConfig(torch_threads=2))
+    try:
+        backend.start()
+        results = list(backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", tiny_checkpoint)))
+    finally:
+        backend.stop(tmp_path)
+    assert {r.torch_threads for r in results if isinstance(r, VideoRecord)} == {2}
+
+
+def test_two_actors_make_the_same_files_as_the_serial_backend(
+    tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    units = make_units(pets, 2, steps=2, num_actors=2)
+    serial = SerialBackend(BackendConfig(torch_threads=1))
+    one = list(serial.run(units, LOAD, settings(tmp_path / "serial", tiny_checkpoint)))
+    backend = RayBackend(BackendConfig(num_actors=2, torch_threads=1))
+    try:
+        assert backend.start() == 2
+        two = list(backend.run(units, LOAD, settings(tmp_path / "ray", tiny_checkpoint)))
+    finally:
+        backend.stop(tmp_path)
+    hashes = [{r.video_id: r.video_sha256 for r in rs if isinstance(r, VideoRecord)} for rs in (one, two)]
+    assert len(hashes[0]) == 6
+    assert hashes[0] == hashes[1]
+
+
+def test_a_pool_may_be_a_range(tmp_path: Path, tiny_checkpoint: Path, pets: Path) -> None:
+    backend = RayBackend(BackendConfig(num_actors=[1, 2], torch_threads=1))
+    try:
+        assert backend.start() == 2
+        results = list(backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", tiny_checkpoint)))
+    finally:
+        backend.stop(tmp_path)
+    assert len(results) == 3
+
+
+def test_a_constructor_that_fails_ends_the_run_with_its_own_sentence(
+    ray_backend: RayBackend, tmp_path: Path, pets: Path
+) -> None:
+    ray_backend.start()
+    with pytest.raises(SvdBatchError, match="model.id: no such folder: /nowhere"):
+        list(ray_backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+
+
+def test_more_actors_than_the_cluster_can_feed_are_refused_before_the_start(ray_backend: RayBackend) -> None:
+    ray_backend.config = BackendConfig(num_actors=3)
+    with pytest.raises(UserError, match="3 actors of 1 CPUs leave none of 3 for loading pictures"):
+        ray_backend._fit_actors({"CPU": 3.0})
+
+
+def test_more_gpus_than_ray_sees_are_refused_with_both_numbers(ray_backend: RayBackend) -> None:
+    ray_backend.config = BackendConfig(num_gpus=1)
+    with pytest.raises(UserError, match="asks for 1 GPUs and Ray sees 0; give 0 for the CPU"):
+        ray_backend._fit_actors({"CPU": 8.0})
+
+
+@pytest.mark.parametrize(
+    ("config", "actors", "gpus"),
+    [
+        (BackendConfig(), (4, 4), 1.0),
+        (BackendConfig(num_gpus=0.5), (8, 8), 0.5),
+        (BackendConfig(num_gpus=2), (2, 2), 2.0),
+        (BackendConfig(num_actors=[1, 3]), (1, 3), 1.0),
+        (BackendConfig(num_gpus=0), (1, 1), 0.0),
+    ],
+)
+def test_one_actor_a_gpu_unless_told_otherwise(
+    config: BackendConfig, actors: tuple[int, int], gpus: float, ray_backend: RayBackend
+) -> None:
+    ray_backend.config = config
+    ray_backend._fit_actors({"CPU": 32.0, "GPU": 4.0})
+    assert (ray_backend.num_actors, ray_backend.num_gpus) == (actors, gpus)
+
+
+def test_a_retried_unit_yields_one_result_for_each_planned_video_in_order(
+    tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    stage = Generate(settings(tmp_path / "out", tiny_checkpoint))
+    unit = make_units(pets, 3, steps=1)[0]
+    loaded = load_image(unit, 32, 32, Fit.crop)
+    first = list(stage(loaded))
+    stage.store.forget(unit.videos[-1].video_id)
+    again = list(stage(loaded))
+    assert [r.video_id for r in again] == [v.video_id for v in unit.videos]
+    assert [r.created_at for r in again][:-1] == [r.created_at for r in first][:-1]
+
+
+def test_a_caller_that_goes_away_ends_the_unit(tmp_path: Path, tiny_checkpoint: Path, pets: Path) -> None:
+    stage = Generate(settings(tmp_path / "out", tiny_checkpoint))
+    unit = make_units(pets, 12, steps=4)[0]
+    assert len(unit.videos) > 4
+    results = stage(load_image(unit, 32, 32, Fit.crop))
+    next(results)
+    results.close()
+    stage._denoiser.shutdown(wait=True)
+    stage._writer.shutdown(wait=True)
+    assert len(stage.store.done_ids()) < len(unit.videos)
+
+
+def test_the_temporary_folder_of_a_dead_run_is_removed_and_a_live_ones_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svd_batch.backends._short_temp_folder", lambda: str(tmp_path))
+    dead, alive = tmp_path / "svdb-4194305-x", tmp_path / f"svdb-{os.getpid()}-y"
+    dead.mkdir()
+    alive.mkdir()
+    remove_leftovers()
+    assert [p.name for p in tmp_path.iterdir()] == [alive.name]
+
+
+def test_nothing_of_rays_is_left_when_a_run_is_over(tmp_path: Path) -> None:
+    backend = RayBackend(BackendConfig())
+    backend.start()
+    folder = backend.temporary
+    assert folder is not None
+    assert folder.exists()
+    backend.stop(tmp_path)
+    deadline = time.monotonic() + 20
+    while actor_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not folder.exists()
+    names = {p.name() for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
+    assert not names & {"raylet", "gcs_server"}

@@ -1,0 +1,163 @@
+"""The engine: every setting reaches the pipeline, and the pixels are stock diffusers' own."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from PIL import Image
+
+from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload
+from svd_batch.engine.machine import check_machine
+from svd_batch.engine.pipeline import Engine, check_size
+from svd_batch.errors import UserError
+from svd_batch.records import SweepCell
+
+CELL = SweepCell(127, 0.02, 7, 2, 1.0, 3.0, 2)
+PICTURE = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def tiny_model(folder: Path, **changes: Any) -> ModelConfig:
+    return ModelConfig(id=str(folder), name="tiny", **{"num_frames": 3, "height": 32, "width": 32, **changes})
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint: Path) -> Engine:
+    return Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), torch_threads=1)
+
+
+def received(engine: Engine, cell: SweepCell, seed: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the arguments with which the pipeline is called; it still makes the video."""
+    calls: list[dict[str, Any]] = []
+    stock = StableVideoDiffusionPipeline.__call__
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(stock).bind(self, *args, **kwargs).arguments
+        calls.append({**bound, "generator": bound["generator"].initial_seed()})
+        return stock(self, *args, **kwargs)
+
+    monkeypatch.setattr(StableVideoDiffusionPipeline, "__call__", spy)
+    engine.generate(PICTURE, cell, seed)
+    return calls[0]
+
+
+def test_pixels_equal_the_stock_pipeline_called_with_the_same_arguments(engine: Engine, tiny_checkpoint: Path) -> None:
+    stock = StableVideoDiffusionPipeline.from_pretrained(tiny_checkpoint, variant="fp16", torch_dtype=torch.float32)
+    stock.set_progress_bar_config(disable=True)
+    frames = stock(
+        Image.fromarray(PICTURE),
+        height=32,
+        width=32,
+        num_frames=3,
+        num_inference_steps=2,
+        decode_chunk_size=2,
+        generator=torch.manual_seed(5),
+    ).frames[0]
+    assert np.array_equal(engine.generate(PICTURE, CELL, 5).frames, np.stack([np.asarray(f) for f in frames]))
+
+
+def test_the_same_call_twice_gives_the_same_pixels(engine: Engine) -> None:
+    first = engine.generate(PICTURE, CELL, 5).frames
+    engine.generate(PICTURE, dataclasses.replace(CELL, num_inference_steps=3), 6)
+    assert np.array_equal(engine.generate(PICTURE, CELL, 5).frames, first)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("motion_bucket_id", 20),
+        ("noise_aug_strength", 0.3),
+        ("fps", 14),
+        ("num_inference_steps", 3),
+        ("min_guidance_scale", 2.0),
+        ("max_guidance_scale", 5.0),
+        ("decode_chunk_size", 1),
+    ],
+)
+def test_each_field_of_a_cell_reaches_the_pipeline_and_changes_pixels(
+    field: str, value: float, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = dataclasses.replace(CELL, **{field: value})
+    before, after = engine.generate(PICTURE, CELL, 5).frames, engine.generate(PICTURE, changed, 5).frames
+    assert received(engine, changed, 5, monkeypatch)[field] == value
+    assert not np.array_equal(before, after)
+
+
+def test_the_seed_reaches_the_pipeline_and_changes_pixels(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = engine.generate(PICTURE, CELL, 5).frames, engine.generate(PICTURE, CELL, 6).frames
+    assert received(engine, CELL, 6, monkeypatch)["generator"] == 6
+    assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_frames", 2), ("height", 64), ("width", 48)])
+def test_the_shape_of_the_model_reaches_the_pipeline_and_the_frames(
+    key: str, value: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint, **{key: value}), MemoryConfig())
+    assert received(other, CELL, 5, monkeypatch)[key] == value
+    shape = dict(zip(("num_frames", "height", "width"), other.generate(PICTURE, CELL, 5).frames.shape, strict=False))
+    assert shape[key] == value
+
+
+def test_dtype_reaches_every_part(tiny_checkpoint: Path) -> None:
+    engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint, dtype=Dtype.bfloat16), MemoryConfig())
+    assert {p.dtype for p in (engine.pipe.unet, engine.pipe.vae, engine.pipe.image_encoder)} == {torch.bfloat16}
+
+
+def test_torch_threads_is_what_computes(tiny_checkpoint: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), torch_threads=2)
+        assert engine.info().torch_threads == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_forward_chunking_reaches_the_unet_and_keeps_the_pixels(engine: Engine, tiny_checkpoint: Path) -> None:
+    chunked = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(forward_chunking=True), 1)
+    sizes = {getattr(m, "_chunk_size", None) for m in chunked.pipe.unet.modules() if hasattr(m, "_chunk_size")}
+    ours, theirs = chunked.generate(PICTURE, CELL, 5).frames, engine.generate(PICTURE, CELL, 5).frames
+    assert sizes == {1}
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_float16_without_a_gpu_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="float16 needs a CUDA GPU"):
+        check_machine(ModelConfig(dtype=Dtype.float16), MemoryConfig(), "cpu")
+
+
+def test_offload_without_a_gpu_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="memory.offload: model needs a CUDA GPU"):
+        check_machine(ModelConfig(), MemoryConfig(offload=Offload.model), "cpu")
+
+
+def test_a_size_that_the_unet_can_not_halve_is_refused_with_the_step(engine: Engine) -> None:
+    pipe = SimpleNamespace(
+        vae_scale_factor=8, unet=SimpleNamespace(config=SimpleNamespace(block_out_channels=(1,) * 4))
+    )
+    with pytest.raises(UserError, match="model.height: 32 is not accepted by this checkpoint; give a multiple of 64"):
+        check_size(pipe, engine.model)
+
+
+def test_nan_from_the_model_is_an_error_and_not_a_black_video(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = StableVideoDiffusionPipeline.decode_latents
+    monkeypatch.setattr(StableVideoDiffusionPipeline, "decode_latents", lambda *a, **k: decode(*a, **k) * float("nan"))
+    with pytest.raises(ValueError, match="NaN"):
+        engine.generate(PICTURE, CELL, 5)
+
+
+def test_the_bundled_checkpoint_loads_and_makes_a_clip() -> None:
+    from svd_batch.checkpoint import bundled_checkpoint
+
+    engine = Engine(bundled_checkpoint(), ModelConfig(), MemoryConfig())
+    picture = np.full((64, 96, 3), 128, np.uint8)
+    frames = engine.generate(picture, dataclasses.replace(CELL, decode_chunk_size=8), 1).frames
+    assert frames.shape == (8, 64, 96, 3)
+    assert frames.dtype == np.uint8

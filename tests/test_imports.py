@@ -1,0 +1,136 @@
+"""Who may import whom: the rule of docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from builders import run_python
+
+import svd_batch
+
+ROOT = Path(svd_batch.__file__).parent
+MODULES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.py"))
+HEAVY = ("torch", "ray", "hydra", "omegaconf", "diffusers", "transformers")
+
+ALLOWED = {
+    "ray": ("backends.py", "submit/"),
+    "torch": ("engine/", "bench"),
+    "diffusers": ("engine/", "bench"),
+    "transformers": ("engine/", "bench"),
+    "hydra": ("cli.py",),
+    "omegaconf": ("cli.py",),
+    "huggingface_hub": ("checkpoint.py",),
+    "imageio_ffmpeg": ("video.py",),
+    "jinja2": ("report/",),
+    "tqdm": ("console.py",),
+}
+"""Which modules may import a package, anywhere in them."""
+
+
+def imports(module: str) -> Iterator[tuple[str, bool]]:
+    """Yield (dotted name, whether at the top level) of everything that a module imports, `TYPE_CHECKING` left out."""
+    tree = ast.parse((ROOT / module).read_text())
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in tree.body) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute here"
+            yield from ((f"{node.module}.{alias.name}", node in tree.body) for alias in node.names)
+
+
+def own(module: str) -> set[str]:
+    """Return the modules of svd_batch that a module imports, as `store` or `engine`."""
+    names = [name.split(".") for name, _ in imports(module)]
+    return {parts[1] for parts in names if parts[0] == "svd_batch" and len(parts) > 1 and parts[1] != "__version__"}
+
+
+def test_the_walk_sees_imports_inside_functions():
+    assert ("ray", False) in set(imports("backends.py"))
+    assert ("hydra", False) in set(imports("cli.py"))
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_is_imported_in_its_own_room_alone(package: str):
+    found = [m for m in MODULES if any(name.split(".")[0] == package for name, _ in imports(m))]
+    assert [m for m in found if not m.startswith(ALLOWED[package])] == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith(("engine/", "bench", "submit/"))])
+def test_nothing_heavy_is_imported_at_the_top_of_a_module(module: str):
+    top = {name.split(".")[0] for name, top_level in imports(module) if top_level}
+    assert not top & set(HEAVY)
+
+
+@pytest.mark.parametrize("module", ["errors.py", "records.py", "sweep.py", "ids.py"])
+def test_a_pure_module_imports_the_standard_library_and_us_alone(module: str):
+    packages = {name.split(".")[0] for name, _ in imports(module)}
+    assert packages <= {*sys.stdlib_module_names, "svd_batch"}
+
+
+@pytest.mark.parametrize(
+    ("module", "rooms"),
+    [
+        ("errors.py", set()),
+        ("records.py", set()),
+        ("ids.py", {"records"}),
+        ("sweep.py", {"errors", "records"}),
+        ("config.py", {"errors", "records", "sweep"}),
+        ("plan.py", {"ids", "records", "sweep"}),
+        ("store.py", {"errors", "records"}),
+        ("video.py", {"config"}),
+        ("images.py", {"config", "errors", "records"}),
+        ("explain.py", {"config", "errors"}),
+        ("console.py", set()),
+        ("engine/pipeline.py", {"config", "engine", "errors", "images", "records"}),
+        ("engine/machine.py", {"config", "errors"}),
+    ],
+)
+def test_a_module_knows_no_more_of_us_than_its_room_needs(module: str, rooms: set[str]):
+    assert own(module) <= rooms
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("cli.py", "__main__.py")])
+def test_nobody_imports_the_command_line(module: str):
+    assert "cli" not in own(module)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("engine/")])
+def test_the_engine_knows_nothing_of_ray_hydra_or_the_disk_layout(module: str):
+    assert not own(module) & {"store", "dataset", "backends", "stages", "run", "job", "cli", "manifest", "plan"}
+
+
+LIGHT = [
+    "svd_batch",
+    "svd_batch.cli",
+    "svd_batch.report",
+    "svd_batch.manifest",
+    "svd_batch.verify",
+    "svd_batch.dataset",
+    "svd_batch.run",
+    "svd_batch.engine",
+]
+
+
+def test_importing_everything_but_the_engine_loads_nothing_heavy():
+    code = f"import sys, {', '.join(LIGHT)}; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    assert run_python(code).stdout == "[]\n"
+
+
+def test_the_help_of_the_command_line_loads_nothing_heavy_not_even_arrow():
+    code = (
+        "import sys; from svd_batch.cli import main; main(['run', '--help']);"
+        f"print(sorted(set({(*HEAVY, 'pyarrow', 'numpy', 'PIL')!r}) & set(sys.modules)))"
+    )
+    assert run_python(code).stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,324 @@
+"""The main job from the command line: what is made, what a second run does, what is refused, how it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import Cli, tiny_overrides
+
+from svd_batch import cli as command_line
+from svd_batch.store import Store
+
+GRID = ["+sweep=motion", "sweep.motion_bucket_id=[20,240]", "sweep.noise_aug_strength=[0.02,0.3]"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, tiny: list[str], pets: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """`svd-batch run` in this process with the tiny checkpoint, the three pictures and the serial backend."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides: str, verb: str = "run", manifest: Path = pets) -> tuple[int, str, str]:
+        arguments = [verb, "backend=serial", *tiny, f"manifest={manifest}", "output=out", *overrides]
+        code = command_line.main(arguments)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    table: list[dict[str, object]] = pq.read_table(folder / "metadata.parquet").to_pylist()
+    return table
+
+
+def mtimes(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("videos/*/*")}
+
+
+def test_every_picture_gets_every_cell_and_each_video_one_row(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run(*GRID)
+    table = rows(tmp_path / "out")
+    assert code == 0
+    assert "3 pictures × 4 cells = 12 videos" in out
+    assert len({(r["image_path"], r["motion_bucket_id"], r["noise_aug_strength"]) for r in table}) == len(table) == 12
+    assert all((tmp_path / "out" / str(r["file_name"])).is_file() for r in table)
+
+
+def test_the_output_passes_verify_and_holds_a_report_a_card_and_the_config(run: Run, tmp_path: Path) -> None:
+    run(*GRID)
+    out = tmp_path / "out"
+    assert command_line.main(["verify", str(out)]) == 0
+    assert (out / "report.html").is_file()
+    assert (out / "README.md").is_file()
+    assert "motion_bucket_id" in (out / ".svd_batch/config.yaml").read_text()
+    assert not list((out / ".svd_batch/tmp").iterdir())
+
+
+def test_the_same_command_again_finds_nothing_to_do(run: Run, tmp_path: Path) -> None:
+    run(*GRID)
+    before = mtimes(tmp_path / "out")
+    code, out, _ = run(*GRID)
+    assert code == 0
+    assert "12 of 12 done, nothing to do" in out
+    assert mtimes(tmp_path / "out") == before
+
+
+def test_a_larger_grid_makes_only_the_new_cells(run: Run, tmp_path: Path) -> None:
+    run(*GRID)
+    before = mtimes(tmp_path / "out")
+    _, out, _ = run(*GRID, "sweep.motion_bucket_id=[20,127,240]")
+    after = mtimes(tmp_path / "out")
+    assert "12 done, 6 new" in out
+    assert len(after) == 18
+    assert {name: after[name] for name in before} == before
+
+
+def test_more_seeds_make_only_the_new_replicates(run: Run, tmp_path: Path) -> None:
+    run()
+    before = mtimes(tmp_path / "out")
+    _, out, _ = run("num_seeds=2")
+    after = mtimes(tmp_path / "out")
+    assert "3 done, 3 new" in out
+    assert {name: after[name] for name in before} == before
+    assert sorted({str(r["replicate"]) for r in rows(tmp_path / "out")}) == ["0", "1"]
+
+
+def test_a_longer_manifest_makes_only_the_new_pictures_and_keeps_the_old_captions(
+    run: Run, tmp_path: Path, pictures: Path
+) -> None:
+    def manifest(names: list[str], file: str) -> Path:
+        table = pa.table({"image_path": [str(pictures / n) for n in names], "caption": [f"of {n}" for n in names]})
+        pq.write_table(table, tmp_path / file)
+        return tmp_path / file
+
+    run(manifest=manifest(["a.png", "b.jpg"], "short.parquet"))
+    _, out, _ = run(manifest=manifest(["b.jpg", "c.webp"], "other.parquet"))
+    captions = {str(r["image_path"])[-6:].lstrip("/"): r["caption"] for r in rows(tmp_path / "out")}
+    assert "1 done, 1 new" in out
+    assert captions == {"a.png": "of a.png", "b.jpg": "of b.jpg", "c.webp": "of c.webp"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("seed=43", "was made with seed=42; you asked for seed=43. Use output=… for a new folder"),
+        ("model.dtype=bfloat16", "was made with model.dtype=float32; you asked for model.dtype=bfloat16"),
+        ("model.height=64", "was made with model.height=32; you asked for model.height=64"),
+        ("model.num_frames=2", "was made with model.num_frames=3; you asked for model.num_frames=2"),
+        ("fit=pad", "was made with fit=crop; you asked for fit=pad"),
+        ("video=gif", "was made with video.codec=h264, video.quality=6.5; you asked for video.codec=gif"),
+        ("model.id=pocket", "you asked for model.id=pocket"),
+    ],
+)
+def test_settings_that_one_folder_may_not_mix_are_refused_with_both_values(
+    change: str, sentence: str, run: Run, tmp_path: Path
+) -> None:
+    run()
+    before = mtimes(tmp_path / "out")
+    code, _, err = run(change)
+    assert code == 2
+    assert sentence in err
+    assert mtimes(tmp_path / "out") == before
+
+
+def test_a_bad_picture_is_a_row_in_the_failures_and_the_rest_is_made(run: Run, tmp_path: Path, pictures: Path) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(pictures, folder)
+    (folder / "notes.jpg").write_text("milk, eggs")
+    names = ["a.png", "notes.jpg", "b.jpg", "missing.png"]
+    pq.write_table(pa.table({"image_path": names}), folder / "m.parquet")
+    code, out, err = run(manifest=folder / "m.parquet")
+    failures = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()
+    assert code == 0
+    assert [(f["image_path"], f["stage"], f["attempts"]) for f in sorted(failures, key=lambda f: f["image_path"])] == [
+        ("missing.png", "load", 1),
+        ("notes.jpg", "load", 1),
+    ]
+    assert "notes.jpg will fail: not a picture" in err
+    assert "failures: 2 in" in out
+    assert sorted(str(r["image_path"]) for r in rows(tmp_path / "out")) == ["a.png", "b.jpg"]
+
+
+def test_failures_are_left_alone_until_retry_failed_and_then_forgotten_when_they_succeed(
+    run: Run, tmp_path: Path, pictures: Path
+) -> None:
+    pq.write_table(pa.table({"image_path": ["late.png", str(pictures / "a.png")]}), tmp_path / "m.parquet")
+    run(manifest=tmp_path / "m.parquet")
+    shutil.copy(pictures / "a.png", tmp_path / "late.png")
+    _, left, _ = run(manifest=tmp_path / "m.parquet")
+    code, _, _ = run("retry_failed=true", manifest=tmp_path / "m.parquet")
+    assert "1 failed earlier and are left" in left
+    assert code == 0
+    assert len(rows(tmp_path / "out")) == 2
+    assert pq.read_table(tmp_path / "out/failures.parquet").num_rows == 0
+
+
+def test_more_failures_than_allowed_end_with_exit_code_3(run: Run, tmp_path: Path, pictures: Path) -> None:
+    names = [str(pictures / "a.png"), "x.png", "y.png"]
+    pq.write_table(pa.table({"image_path": names}), tmp_path / "m.parquet")
+    code, out, _ = run(manifest=tmp_path / "m.parquet")
+    assert code == 3
+    assert "too many failed: 2 of 3 pictures, more than max_failed_fraction=0.5" in out
+    assert len(rows(tmp_path / "out")) == 1
+    assert run("max_failed_fraction=0.7", manifest=tmp_path / "m.parquet")[0] == 0
+
+
+def test_a_picture_that_has_changed_since_its_first_video_is_refused(run: Run, tmp_path: Path, pictures: Path) -> None:
+    shutil.copy(pictures / "a.png", tmp_path / "x.png")
+    pq.write_table(pa.table({"image_path": ["x.png", str(pictures / "b.jpg")]}), tmp_path / "m.parquet")
+    run(manifest=tmp_path / "m.parquet")
+    shutil.copy(pictures / "c.webp", tmp_path / "x.png")
+    run("sweep.fps=[7,14]", manifest=tmp_path / "m.parquet")
+    failures = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()
+    assert [f["image_path"] for f in failures] == ["x.png"]
+    assert "the picture has changed" in failures[0]["error_message"]
+
+
+def test_columns_named_like_cell_fields_fix_them_for_their_row(run: Run, tmp_path: Path, pictures: Path) -> None:
+    table = {"image_path": [str(pictures / "a.png"), str(pictures / "b.jpg")], "motion_bucket_id": [99, None]}
+    pq.write_table(pa.table(table), tmp_path / "m.parquet")
+    _, out, _ = run("sweep.motion_bucket_id=[20,240]", manifest=tmp_path / "m.parquet")
+    assert "= 3 videos" in out
+    assert sorted(int(str(r["motion_bucket_id"])) for r in rows(tmp_path / "out")) == [20, 99, 240]
+
+
+def test_listed_seeds_are_used_as_they_are(run: Run, tmp_path: Path) -> None:
+    run("seeds=[42,7]")
+    assert sorted({int(str(r["seed"])) for r in rows(tmp_path / "out")}) == [7, 42]
+    assert len(rows(tmp_path / "out")) == 6
+
+
+@pytest.mark.parametrize(("video", "suffix"), [("gif", "gif"), ("webp", "webp"), ("ffv1", "mkv")])
+def test_other_codecs_make_files_that_verify(video: str, suffix: str, run: Run, tmp_path: Path) -> None:
+    assert run(f"video={video}")[0] == 0
+    assert {p.suffix for p in tmp_path.glob("out/videos/*/*")} == {f".{suffix}"}
+    assert command_line.main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_plan_counts_and_touches_nothing(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run(*GRID, verb="plan")
+    assert code == 0
+    assert "to do:        12" in out
+    assert "0 will fail" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_knows_what_is_done_and_how_long_the_rest_takes(run: Run) -> None:
+    run()
+    _, out, _ = run("sweep.motion_bucket_id=[127,240]", verb="plan")
+    assert "already done: 3" in out
+    assert "to do:        3" in out
+    assert "s a video, measured on" in out
+
+
+def test_plan_lists_the_pictures_that_will_fail_when_told_to_open_all(run: Run, tmp_path: Path, pictures: Path) -> None:
+    names = [str(pictures / "a.png"), "gone.png"]
+    pq.write_table(pa.table({"image_path": names}), tmp_path / "m.parquet")
+    _, every, _ = run("check_images=all", verb="plan", manifest=tmp_path / "m.parquet")
+    _, none, _ = run("check_images=none", verb="plan", manifest=tmp_path / "m.parquet")
+    assert "gone.png: no such file: gone.png" in every
+    assert "gone.png" not in none
+
+
+def test_a_folder_of_something_else_is_not_written_to(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("years of work")
+    code, _, err = run()
+    assert code == 2
+    assert "is not empty and was not made by svd_batch" in err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_a_users_own_folder_of_sweeps_is_found(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "conf/sweep").mkdir(parents=True)
+    (tmp_path / "conf/sweep/mine.yaml").write_text("fps: [6, 12]\n")
+    code, out, _ = run("--config-dir", str(tmp_path / "conf"), "+sweep=mine")
+    assert code == 0
+    assert "3 pictures × 2 cells" in out
+
+
+def test_multirun_makes_one_output_for_each_job(
+    tiny: list[str], pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "--multirun", "backend=serial", *tiny, f"manifest={pets}", "model.num_frames=2,3"]
+    assert command_line.main(arguments) == 0
+    made = {p.name: rows(p)[0]["num_frames"] for p in (tmp_path / "outputs").iterdir()}
+    assert made == {"pets-model.num_frames_2": 2, "pets-model.num_frames_3": 3}
+
+
+def test_hydra_leaves_nothing_of_its_own_behind(run: Run, tmp_path: Path) -> None:
+    run()
+    assert {p.name for p in tmp_path.iterdir()} == {"out"}
+
+
+def test_the_job_on_ray_shows_our_lines_only_and_keeps_the_logs(
+    cli: Cli, tmp_path: Path, tiny: list[str], pets: Path
+) -> None:
+    result = cli("run", *tiny, *GRID, f"manifest={pets}", "output=out")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0
+    assert [line.split(":")[0] for line in lines[1:]] == ["videos", "table", "report"]
+    assert all("videos, 0 failed" in line for line in result.stderr.splitlines())
+    assert len(rows(tmp_path / "out")) == 12
+    assert list((tmp_path / "out/.svd_batch/logs/ray").glob("*"))
+    assert "Dataset" in next((tmp_path / "out/.svd_batch/logs").glob("run-*.log")).read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_exits_with_130_keeps_what_is_done_and_goes_on(
+    number: signal.Signals, tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    slow = tiny_overrides(tiny_checkpoint, steps=40)
+    command = [sys.executable, "-m", "svd_batch", "run", *slow, *GRID, f"manifest={pets}", "output=out"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    store = Store(tmp_path / "out")
+    while not store.done_ids() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in out
+    kept = mtimes(tmp_path / "out")
+    assert 1 <= len(rows(tmp_path / "out")) == len(kept) < 12
+    again = subprocess.run([*command, "backend=serial"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert f"{len(kept)} done, {12 - len(kept)} new" in again.stdout
+    assert {name: mtimes(tmp_path / "out")[name] for name in kept} == kept
+
+
+def test_a_killed_driver_loses_nothing_that_was_committed(tmp_path: Path, tiny_checkpoint: Path, pets: Path) -> None:
+    slow = tiny_overrides(tiny_checkpoint, steps=40)
+    command = [sys.executable, "-m", "svd_batch", "run", *slow, *GRID, f"manifest={pets}", "output=out"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store = Store(tmp_path / "out")
+    while not store.done_ids() and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    again = subprocess.run([*command, "backend=serial"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert len(rows(tmp_path / "out")) == 12
+    assert command_line.main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_run_json_tells_every_run_with_its_command(run: Run, tmp_path: Path) -> None:
+    run()
+    run("num_seeds=2")
+    runs = json.loads((tmp_path / "out/.svd_batch/run.json").read_text())["runs"]
+    assert [r["num_todo"] for r in runs] == [3, 3]
+    assert "num_seeds=2" in runs[1]["command"]
