@@ -93,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of our lines has gone, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -159,7 +162,8 @@ def _one_sentence(error: Exception) -> Exception:
 
     from svd_batch.explain import explain
 
-    refused = isinstance(error, (HydraException, OmegaConfBaseException))
+    hydras_own = isinstance(error, ValueError) and "group override" in str(error)  # a plain ValueError of its parser
+    refused = isinstance(error, (HydraException, OmegaConfBaseException)) or hydras_own
     return UserError(explain(error, group_options())) if refused else error
 
 

@@ -196,6 +196,7 @@ class VideoConfig:
                 raise UserError(f"video.quality: {self.codec.value} has no quality setting; give null")
         else:
             _check_float("video.quality", self.quality, 0, 10)
+            self.quality = float(self.quality or 0)  # 6 and 6.0 must make the same ids
         if self.playback_fps is not None:
             _check_int("video.playback_fps", self.playback_fps, 1, 240)
 
@@ -313,6 +314,7 @@ def pixel_settings(config: Config, model_revision: str | None) -> dict[str, Any]
     return {
         "model.id": config.model.id,
         "model.revision": model_revision,
+        "model.variant": config.model.variant,
         "model.dtype": config.model.dtype.value,
         "model.num_frames": config.model.num_frames,
         "model.height": config.model.height,

@@ -6,6 +6,7 @@ All are written beside and renamed, so that each is whole at any moment.
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ tags:
 
 {num_videos} videos of {num_images} pictures, made by svd_batch with `{model_id}`
 (revision `{revision}`): {num_frames} frames of {width}x{height} pixels each.
-The weights' licence is `{license}`{license_note}; the pictures' licences are their owners'.
+The weights' licence is {license}{license_note}; the pictures' licences are their owners'.
 
 `metadata.parquet` has one row a video, with every parameter and the seed that reproduces it with stock
 diffusers. `failures.parquet` has one row a failed item.
@@ -137,7 +138,8 @@ dataset = load_dataset("{folder}", split="train")  # reading frames needs torchc
 
 def write_card(store: Store, model: ModelConfig, revision: str, num_videos: int, num_images: int) -> None:
     """Write README.md, the dataset card that tells Hugging Face datasets where table and videos are."""
-    note = "" if model.license != "other" else f", see https://huggingface.co/{model.id}"
+    local = Path(model.id).is_absolute()
+    note = "" if model.license != "other" or local else f", see https://huggingface.co/{model.id}"
     text = CARD.format(
         name=store.root.name,
         folder=store.root.name,
@@ -148,7 +150,7 @@ def write_card(store: Store, model: ModelConfig, revision: str, num_videos: int,
         num_frames=model.num_frames,
         width=model.width,
         height=model.height,
-        license=model.license,
+        license=json.dumps(model.license),
         license_note=note,
     )
     path = store.temporary("md")

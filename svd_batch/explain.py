@@ -12,14 +12,19 @@ from svd_batch.config import Config
 from svd_batch.errors import UserError
 
 _FULL_KEY = re.compile(r"full_key: (\S+)")
-_UNKNOWN = (
-    re.compile(r"Could not override '([^']+)'"),
-    re.compile(r"Could not append to config\. An item is already at '([^']+)'"),
-)
+_UNKNOWN = re.compile(r"Could not override '([^']+)'")
+_ALREADY = re.compile(r"Could not append to config\. An item is already at '([^']+)'")
+_NOT_BOOL = re.compile(r"Value '(.*?)' is not a valid bool", re.DOTALL)
 _NOT_IN = re.compile(r"Key '([^']+)' (?:is )?not in '\w+'")
 _NO_OPTION = re.compile(r"Could not find '([^']+)'")
 _CONVERT = re.compile(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", re.DOTALL)
 _ENUM = re.compile(r"Invalid value '(.*?)', expected one of \[(.*?)\]", re.DOTALL)
+_UNREADABLE = (
+    "LexerNoViableAltException",
+    "mismatched input",
+    "no viable alternative",
+    "Config group override must be",
+)
 _GROUPS = ("model", "generation", "sweep", "memory", "video", "backend")
 
 
@@ -49,10 +54,13 @@ def explain(error: BaseException, options: Mapping[str, Sequence[str]]) -> str:
         return _no_option(found[1], options)
     if found := _NOT_IN.search(text):
         return _unknown_key(key[1] if key else found[1])
-    for pattern in _UNKNOWN:
-        if found := pattern.search(text):
-            return _unknown_group_or_key(found[1], options)
+    if found := _UNKNOWN.search(text):
+        return _unknown_group_or_key(found[1], options)
+    if found := _ALREADY.search(text):
+        return f"{found[1]} is there already; leave the + out"
     where = f"{key[1]}: " if key else ""
+    if found := _NOT_BOOL.search(text):
+        return f"{where}{found[1]!r} is not accepted; give true or false"
     if found := _CONVERT.search(text):
         kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(found[2], found[2])
         several = (
@@ -61,7 +69,7 @@ def explain(error: BaseException, options: Mapping[str, Sequence[str]]) -> str:
         return f"{where}{found[1]!r} is not accepted; give {kind}{several}"
     if found := _ENUM.search(text):
         return f"{where}{found[1]!r} is not accepted; give one of {found[2]}"
-    if "LexerNoViableAltException" in text or "mismatched input" in text or "no viable alternative" in text:
+    if any(words in text for words in _UNREADABLE):
         first = text.splitlines()[0]
         return f"can't read the override: {first}; the form is key=value, quoted where the shell or a list needs it"
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]

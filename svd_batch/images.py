@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import io
 import stat
+import struct
 import urllib.request
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,21 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are opened; whatever else Pillow knows is refused, the file's name notwithstanding."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 178_000_000
 MAX_BYTES = 512 * 2**20
 URL_TIMEOUT_S = 30.0
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 
 
 def read_bytes(image: ImageRecord) -> bytes:
@@ -117,14 +131,15 @@ def open_image(data: bytes) -> Image.Image:
         raise ItemError(f"not a picture in one of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise ItemError(f"refused as a decompression bomb: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, MemoryError) as error:
+    except _DECODER_ERRORS as error:
         raise ItemError(f"broken picture: {error}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greys, which convert() would clip
         values = np.asarray(image, dtype=np.float64)
-        scale = 255.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else 1.0 / 257.0
+        top = values.max(initial=0.0) if image.mode == "F" else 65535.0  # floats come as 0..1, 0..255 or 0..65535
+        scale = 255.0 if top <= 1.0 else 1.0 if top <= 255.0 else 1.0 / 257.0
         return Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")

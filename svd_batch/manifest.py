@@ -80,6 +80,9 @@ def read_manifest(specs: Sequence[str], *, allow_urls: bool = False) -> Manifest
     for file in files:
         columns = _check_schema(file, _open_parquet(file).schema_arrow)
         names = {c: _carried_name(c) for c in columns if c not in _consumed(columns)}
+        for old, new in names.items():
+            while list(names.values()).count(new) > 1 and new != old:
+                new = names[old] = f"source_{new}"  # the manifest has a column source_… of its own
         renamed.update({old: new for old, new in names.items() if old != new})
         for first_row, batch in _batches(file):
             found = _batch_records(file, first_row, batch, allow_urls)
@@ -120,8 +123,8 @@ def _carried_name(column: str) -> str:
 
     `video` and names that end in `_file_name` are taken by the videofolder loader of Hugging Face datasets.
     """
-    if column.endswith("_file_name"):
-        return f"source_{column.removesuffix('_file_name')}_file"
+    if re.search(r"(^|_)file_names?$", column):
+        return f"source_{column.replace('file_name', 'file')}"
     return f"source_{column}" if column in _OWN_COLUMNS or column == "video" else column
 
 
@@ -233,13 +236,13 @@ def _resolve(where: str, file: Path, path: str, allow_urls: bool) -> str:
     """Return an absolute path or a URI; relative paths count from the manifest's folder."""
     if "\x00" in path:
         raise UserError(f"{where}: image_path holds a NUL character")
-    if path.startswith(("http://", "https://")) and not allow_urls:
+    if re.search(r"(^|:)https?://", path, re.IGNORECASE) and not allow_urls:
         raise UserError(f"{where}: image_path is a URL; set allow_urls=true to load pictures from the network")
     if path.startswith("file://"):
         path = unquote(urlparse(path).path)
     if "://" in path:
         return path
-    return os.path.normpath(file.resolve().parent / Path(path).expanduser())
+    return os.path.normpath(file.resolve().parent / path)
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:
@@ -251,7 +254,8 @@ def _concat(tables: list[pa.Table]) -> pa.Table:
 
 def natural_key(path: Path | str) -> list[Any]:
     """Return a sort key that puts img2 before img10."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", str(path))]
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)
@@ -286,14 +290,17 @@ def write_manifest(folder: Path, out: Path, *, recursive: bool = True) -> Folder
             continue
         try:
             rows.append(_folder_row(path, base))
-        except (ItemError, OSError) as error:
-            left_out.append((str(relative), one_line(error)))
+        except (ItemError, OSError, UnicodeError) as error:
+            left_out.append((os.fsencode(relative).decode(errors="replace"), one_line(error)))
     if not rows:
         raise UserError(
             f"manifest: {folder} has no readable picture ({', '.join(FORMATS)}); {len(left_out)} files left out"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), out)
+    except OSError as error:
+        raise UserError(f"manifest: {out} can't be written: {one_line(error)}") from None
     return FolderScan(len(rows), tuple(left_out))
 
 
@@ -301,6 +308,7 @@ def _folder_row(path: Path, base: Path) -> dict[str, Any]:
     absolute = path.absolute()
     data = read_bytes(ImageRecord(image_id="", image_path=str(path), source=str(absolute)))
     image = open_image(data)
+    str(absolute).encode()  # Parquet holds UTF-8 alone
     name = absolute.relative_to(base) if absolute.is_relative_to(base) else absolute
     return {
         "image_path": str(name),

@@ -71,7 +71,7 @@ def load_image(unit: WorkUnit, height: int, width: int, fit: Fit) -> LoadedUnit:
     try:
         data = read_bytes(unit.image)
         sha256 = hashlib.sha256(data).hexdigest()
-        if unit.image.sha256 and unit.image.sha256 != sha256:
+        if unit.image.sha256 and unit.image.sha256.lower() != sha256:
             raise ItemError(f"the picture has changed: its sha256 was {unit.image.sha256[:16]}…, is {sha256[:16]}…")
         picture = fit_image(open_image(data), height, width, fit)
     except Exception as error:  # the per-item boundary: whatever a picture does, the run goes on

@@ -70,7 +70,7 @@ class Store:
     def read_record(self, video_id: str) -> VideoRecord | None:
         """Return the record of a committed video, or None where there is none."""
         try:
-            return from_dict(VideoRecord, json.loads(self._record_path(video_id).read_text()))
+            return from_dict(VideoRecord, json.loads(self._record_path(video_id).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
 
@@ -101,7 +101,7 @@ class Store:
     def failure(self, item_id: str) -> FailureRecord | None:
         """Return the failure of an image or a video, or None where there is none."""
         try:
-            return from_dict(FailureRecord, json.loads(self._failure_path(item_id).read_text()))
+            return from_dict(FailureRecord, json.loads(self._failure_path(item_id).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
 
@@ -112,7 +112,7 @@ class Store:
     def failures(self) -> list[FailureRecord]:
         """Return every failure on record, by file name."""
         paths = sorted(self.failures_dir.glob("*/*.json"))
-        return [from_dict(FailureRecord, json.loads(path.read_text())) for path in paths]
+        return [from_dict(FailureRecord, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
     def _failure_path(self, item_id: str) -> Path:
         name = hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]  # ids may be any text
@@ -126,7 +126,9 @@ class Store:
         Raises: UserError when it is damaged.
         """
         try:
-            run: dict[str, Any] = json.loads(self.run_json.read_text())
+            run = json.loads(self.run_json.read_text(encoding="utf-8"))
+            if not isinstance(run, dict):
+                raise ValueError
         except FileNotFoundError:
             return {}
         except ValueError:

@@ -47,13 +47,11 @@ def cell_value(name: str, value: Any, where: str | None = None) -> int | float:
     kind = "a whole number" if name in _INT_FIELDS else "a number"
     low, high = _MINIMUM[name], _MAXIMUM[name]
     refusal = UserError(f"{where or name}: {value!r} is not accepted; give {kind} from {low:g} to {high:g}")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:  # NaN is refused too
         raise refusal
     if name in _INT_FIELDS and value != int(value):
         raise refusal
-    if not low <= value <= high:
-        raise refusal
-    return int(value) if name in _INT_FIELDS else float(value)
+    return int(value) if name in _INT_FIELDS else float(value) + 0.0  # -0.0 becomes 0.0, so that ids are the same
 
 
 def check_cell(cell: SweepCell, where: str = "sweep") -> SweepCell:
@@ -82,14 +80,14 @@ def _range_values(name: str, text: str, where: str) -> list[int | float]:
     if step == 0 or (stop - start) * step < 0:
         raise UserError(f"{where}: {text!r} never reaches its stop; give a step that leads from start to stop")
     count = (stop - start) / step
+    if count >= MAX_AXIS_VALUES:
+        raise UserError(f"{where}: {text!r} has too many values; give at most {MAX_AXIS_VALUES}")
     if count != count.to_integral_value():
         last = start + step * int(count)
         raise UserError(
             f"{where}: {text!r} steps over its stop; end at {last.normalize():f} or {(last + step).normalize():f}, "
             "since the stop is included"
         )
-    if count >= MAX_AXIS_VALUES:
-        raise UserError(f"{where}: {text!r} has {int(count) + 1} values; give at most {MAX_AXIS_VALUES}")
     values = [start + step * i for i in range(int(count) + 1)]
     return [cell_value(name, float(v), where) for v in values]
 

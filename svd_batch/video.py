@@ -32,7 +32,7 @@ def _encoder(config: VideoConfig) -> tuple[str, str, list[str]]:
         return "gif", "pal8", ["-filter_complex", palette, "-loop", "0"]
     if config.codec is Codec.webp:
         quality = str(round(10 * (config.quality or 0)))
-        return "libwebp_anim", "yuv420p", ["-quality", quality, "-loop", "0"]
+        return "libwebp", "yuv420p", ["-quality", quality, "-loop", "0"]
     if config.codec is Codec.ffv1:
         return "ffv1", "bgr0", ["-level", "3", "-g", "1"]
     crf = str(round(51 * (1 - (config.quality or 0) / 10)))
@@ -106,8 +106,8 @@ def read_frames(path: Path) -> tuple[NDArray[np.uint8], float]:
         meta = next(reader)
         width, height = meta["size"]
         frames = [np.frombuffer(data, np.uint8).reshape(height, width, 3) for data in reader]
-    except (RuntimeError, StopIteration, ValueError, KeyError) as error:
-        raise OSError(f"{path.name} does not decode: {' '.join(str(error).split())[:200]}") from None
+    except (OSError, RuntimeError, StopIteration, ValueError, KeyError) as error:
+        raise OSError(f"{path.name} does not decode: {' '.join(str(error).split())[-200:]}") from None
     if not frames:
         raise OSError(f"{path.name} does not decode: no frames")
     return np.stack(frames), float(meta["fps"])

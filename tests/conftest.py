@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread only slows so small a model down, most of all on a busy machine
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # a second thread only slows so small a model down, most of all on a busy machine
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

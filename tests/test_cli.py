@@ -108,3 +108,15 @@ def test_report_and_verify_refuse_a_folder_that_is_no_output(
     assert command_line.main(["report", str(tmp_path)]) == 2
     assert command_line.main(["verify", str(tmp_path)]) == 2
     assert "error: report:" in capsys.readouterr().err
+
+
+def test_the_generated_parts_of_the_docs_are_up_to_date() -> None:
+    script = [sys.executable, str(ROOT / "scripts/document"), "--check"]
+    result = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m svd_batch plan | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -255,10 +255,10 @@ def test_multirun_makes_one_output_for_each_job(
     tiny: list[str], pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["run", "--multirun", "backend=serial", *tiny, f"manifest={pets}", "model.num_frames=2,3"]
+    arguments = ["run", "--multirun", "backend=serial", *tiny, f"manifest={pets}", "fit=crop,pad"]
     assert command_line.main(arguments) == 0
-    made = {p.name: rows(p)[0]["num_frames"] for p in (tmp_path / "outputs").iterdir()}
-    assert made == {"pets-model.num_frames_2": 2, "pets-model.num_frames_3": 3}
+    made = {p.name: pq.read_table(p / "metadata.parquet").num_rows for p in (tmp_path / "outputs").iterdir()}
+    assert made == {"pets-fit_crop": 3, "pets-fit_pad": 3}
 
 
 def test_hydra_leaves_nothing_of_its_own_behind(run: Run, tmp_path: Path) -> None:

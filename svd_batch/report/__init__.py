@@ -51,8 +51,11 @@ def page(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     The axis with the most values runs across; every combination of the others is a row.
     """
-    values = {axis: sorted({row[axis] for row in rows}) for axis in _AXES}
-    varying = [axis for axis in _AXES if len(values[axis]) > 1]
+    # Lists of seeds may grow by separate runs, and then two seeds share a replicate.
+    told_apart = {(row["image_id"], *(row[axis] for axis in _AXES)) for row in rows}
+    axes = _AXES if len(told_apart) == len(rows) else (*CELL_FIELDS, "seed")
+    values = {axis: sorted({row[axis] for row in rows}) for axis in axes}
+    varying = [axis for axis in axes if len(values[axis]) > 1]
     across = max(varying, key=lambda axis: len(values[axis]), default="motion_bucket_id")
     down = [axis for axis in varying if axis != across]
     images: dict[str, dict[str, Any]] = {}
@@ -69,7 +72,7 @@ def page(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "across": across,
         "across_values": values[across],
         "down": down,
-        "constant": {axis: values[axis][0] for axis in _AXES if len(values[axis]) == 1},
+        "constant": {axis: values[axis][0] for axis in axes if len(values[axis]) == 1},
         "images": list(images.values()),
         "generate_s": sum(row["generate_s"] for row in rows),
     }
