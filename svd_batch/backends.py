@@ -105,12 +105,13 @@ class RayBackend:
             remove_leftovers()
             _check_token_folder()
             self.temporary = Path(tempfile.mkdtemp(prefix=f"svdb-{os.getpid()}-", dir=_short_temp_folder()))
-            cores = len(os.sched_getaffinity(0))
             options |= {
                 "address": "local",
                 "include_dashboard": False,
                 "_temp_dir": str(self.temporary),
-                "num_cpus": max(cores, math.ceil(most_asked * self.config.num_cpus) + 1),  # logical: loading needs one
+                "num_cpus": max(
+                    num_cores(), math.ceil(most_asked * self.config.num_cpus) + 1
+                ),  # logical: loading needs one
             }
         else:
             options["address"] = self.config.address
@@ -185,7 +186,7 @@ class RayBackend:
         """Return the CPU threads of an actor; Ray would give each a single one (OMP_NUM_THREADS=1)."""
         if self.config.torch_threads is not None:
             return self.config.torch_threads
-        return max(1, len(os.sched_getaffinity(0)) // self.num_actors[1])
+        return max(1, num_cores() // self.num_actors[1])
 
     def _prepare_nodes(self, generate: GenerateSettings) -> None:
         """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
@@ -314,8 +315,23 @@ def remove_leftovers() -> None:
     """Remove the temporary folders of our runs whose process is gone."""
     for folder in Path(_short_temp_folder()).glob("svdb-*-*"):
         pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdigit() and not _is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use; macOS knows no affinity."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_token_folder() -> None:
