@@ -20,7 +20,7 @@ import numpy as np
 
 from svd_batch import checkpoint
 from svd_batch.config import BackendConfig, Fit
-from svd_batch.errors import SvdBatchError, UserError
+from svd_batch.errors import STORAGE_ERRNOS, SvdBatchError, UserError
 from svd_batch.records import (
     FailureRecord,
     VideoRecord,
@@ -65,6 +65,7 @@ class SerialBackend:
 
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
+        self.stage: Generate | None = None
 
     def start(self) -> int:
         """Return 1."""
@@ -72,12 +73,15 @@ class SerialBackend:
 
     def run(self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings) -> Iterator[Result]:
         """Yield results in plan order."""
-        stage = Generate(replace(generate, torch_threads=self.config.torch_threads))
+        self.stage = Generate(replace(generate, torch_threads=self.config.torch_threads))
         for unit in units:
-            yield from stage(load_image(unit, load.height, load.width, load.fit))
+            yield from self.stage(load_image(unit, load.height, load.width, load.fit))
 
     def stop(self, logs: Path) -> None:
-        """Nothing runs outside this process."""
+        """Wait for the video in the making, or the tables would be written without it."""
+        if self.stage is not None:
+            self.stage.close()
+            self.stage = None
 
 
 class RayBackend:
@@ -104,7 +108,7 @@ class RayBackend:
         if self.config.address is None:
             remove_leftovers()
             _check_token_folder()
-            self.temporary = Path(tempfile.mkdtemp(prefix=f"svdb-{os.getpid()}-", dir=_short_temp_folder()))
+            self.temporary = _make_temporary()
             options |= {
                 "address": "local",
                 "include_dashboard": False,
@@ -160,16 +164,17 @@ class RayBackend:
         generate = replace(generate, torch_threads=self._torch_threads())
         self._prepare_nodes(generate)
         low, high = self.num_actors
+        load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
         blocks = [pa.table({"unit": [to_json(unit)]}) for unit in units]
         load_arguments = {"height": load.height, "width": load.width, "fit": load.fit.value}
         dataset = (
             ray.data.from_arrow(blocks)
-            .map(_load_row, fn_kwargs=load_arguments, num_cpus=LOAD_CPUS)
+            .map(_load_row, fn_kwargs=load_arguments, num_cpus=load_cpus)
             .map_batches(
                 RayGenerate,
                 batch_size=1,
                 batch_format="pyarrow",
-                fn_constructor_kwargs={"settings": generate},
+                fn_constructor_kwargs={"settings": generate, "hide_gpus": self.num_gpus == 0},
                 compute=ActorPoolStrategy(size=low) if low == high else ActorPoolStrategy(min_size=low, max_size=high),
                 num_cpus=self.config.num_cpus,
                 num_gpus=self.num_gpus or None,
@@ -253,7 +258,9 @@ def _loaded_from_row(row: dict[str, Any]) -> LoadedUnit:
 class RayGenerate:
     """The Generate stage as Ray Data calls it: Arrow tables of one row in, Arrow tables of one result out."""
 
-    def __init__(self, settings: GenerateSettings) -> None:
+    def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
+        if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
         self.stage = Generate(settings)
 
@@ -286,6 +293,8 @@ def _plain_error(error: BaseException) -> Exception:
         for candidate in (original, cause):
             if isinstance(candidate, SvdBatchError):
                 return candidate
+            if isinstance(candidate, OSError) and candidate.errno in STORAGE_ERRNOS:
+                return candidate
         cause = cause.__cause__
     text = str(error)
     for line in reversed(text.splitlines()):
@@ -309,6 +318,16 @@ def _quiet_environment() -> None:
 def _short_temp_folder() -> str:
     folder = tempfile.gettempdir()
     return folder if len(folder) <= MAX_TEMP_PATH else "/tmp"
+
+
+def _make_temporary() -> Path:
+    folder = _short_temp_folder()
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"svdb-{os.getpid()}-", dir=folder))
+    except OSError as error:
+        raise UserError(
+            f"Ray needs a temporary folder and {folder} can't be written: {error.strerror}; set TMPDIR"
+        ) from None
 
 
 def remove_leftovers() -> None:
@@ -338,7 +357,8 @@ def _check_token_folder() -> None:
     """Raise UserError where Ray could not write its authentication token."""
     folder = Path.home() / ".ray"
     existing = folder if folder.exists() else folder.parent
-    if not os.access(existing, os.W_OK) and "RAY_AUTH_TOKEN" not in os.environ:
+    has_token = "RAY_AUTH_TOKEN" in os.environ or os.access(folder / "auth_token", os.R_OK)
+    if not has_token and not os.access(existing, os.W_OK):
         raise UserError(
             f"Ray keeps an authentication token in {folder}, which can't be written; set HOME to a folder that can"
         )

@@ -59,6 +59,7 @@ def resolve_revision(model: ModelConfig) -> str:
     folder = local_folder(model)
     if folder is not None:
         check_folder(folder, model.variant)
+        check_size(folder, model)
         return _content_hash(folder, model.variant)
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -96,6 +97,7 @@ def fetch(model: ModelConfig) -> Path:
             )
         )
     check_folder(folder, model.variant)
+    check_size(folder, model)
     return folder
 
 
@@ -153,6 +155,20 @@ def check_folder(folder: Path, variant: str | None) -> None:
     for name in ("scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json"):
         if not (folder / name).is_file():
             raise UserError(f"model.id: {folder} has no {name}; the checkpoint is incomplete")
+
+
+def check_size(folder: Path, model: ModelConfig) -> None:
+    """Raise UserError when VAE and UNet can't halve the size as often as they do; from their configs alone."""
+    halvings = sum(
+        len(json.loads((folder / part / "config.json").read_text())["block_out_channels"]) - 1
+        for part in ("vae", "unet")
+    )
+    for key in ("height", "width"):
+        value = getattr(model, key)
+        if value % 2**halvings:
+            raise UserError(
+                f"model.{key}: {value} is not accepted by this checkpoint; give a multiple of {2**halvings}"
+            )
 
 
 def weight_files(folder: Path, component: str, stem: str, variant: str | None) -> list[Path]:

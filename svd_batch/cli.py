@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import svd_batch
-from svd_batch.errors import UserError
+from svd_batch.errors import STORAGE_ERRNOS, UserError
 
 if TYPE_CHECKING:
     from svd_batch.config import Config
@@ -96,6 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our lines has gone, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if error.errno not in STORAGE_ERRNOS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; what is finished is kept", file=sys.stderr)
+        return USAGE_ERROR
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -131,7 +139,7 @@ def _job(verb: str, overrides: list[str]) -> int:
     command = shlex.join([PROGRAM, verb, *overrides])
 
     def task(node: Any) -> None:  # Hydra prints what a task raises, so nothing may leave it
-        if errors:
+        if errors or INTERRUPTED in codes:
             return
         try:
             codes.append(_run_configured(verb, node, overrides, command))
@@ -146,13 +154,19 @@ def _job(verb: str, overrides: list[str]) -> int:
 
 def options_first(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with all KEY=VALUE last: Hydra's parser refuses an option between two of them."""
+    options, overrides = _split_options(arguments)
+    return [*options, *overrides]
+
+
+def _split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return (options and their values, KEY=VALUE overrides)."""
     options: list[str] = []
     overrides: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         is_value = before in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
         is_override = not argument.startswith("-") and not is_value and ("=" in argument or argument[:1] in "+~")
         (overrides if is_override else options).append(argument)
-    return [*options, *overrides]
+    return options, overrides
 
 
 def _one_sentence(error: Exception) -> Exception:
@@ -175,6 +189,7 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
 
     from svd_batch.config import Config
 
@@ -183,7 +198,12 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, argv
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+        with tempfile.TemporaryDirectory(prefix="svdb-hydra-") as folder:
+            if {"-m", "--multirun"} & set(argv):
+                sys.argv = [*argv, f"hydra.sweep.dir={folder}"]  # a multirun.yaml is written there, whatever conf/ says
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    except ValueError as error:  # `task` raises nothing, so this is Hydra's own, of options that don't go together
+        raise _one_sentence(error if isinstance(error, UserError) else HydraException(str(error))) from None
     except Exception as error:
         raise _one_sentence(error) from None
     finally:
@@ -220,6 +240,8 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
 def default_output(config: Config, overrides: Sequence[str]) -> str:
     """Return outputs/<manifest's name>, or outputs/<sweep's name>; another for each multirun job."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
 
     hydra_config = HydraConfig.get()
     if config.manifest is not None:
@@ -227,9 +249,12 @@ def default_output(config: Config, overrides: Sequence[str]) -> str:
     else:
         chosen = hydra_config.runtime.choices.get("sweep")
         name = chosen or ("custom" if len(config.cells()) > 1 else "single")
-    varying = [o for o in hydra_config.overrides.task if o not in overrides]
-    if varying:
-        name += "-" + "-".join(o.replace("=", "_").replace("/", "_").lstrip("+") for o in varying)
+    if hydra_config.mode is RunMode.MULTIRUN:
+        given = OverridesParser.create().parse_overrides(_split_options(overrides)[1])
+        swept = {o.get_key_element() for o in given if o.is_sweep_override()}
+        varying = [o for o in hydra_config.overrides.task if o.partition("=")[0] in swept]
+        # nothing that means something to a shell, to a glob or to `load_dataset`
+        name += "".join("-" + re.sub(r"[^\w.+-]+", "_", o.lstrip("+")).strip("_") for o in varying)
     return f"outputs/{name}"
 
 
@@ -284,7 +309,7 @@ def _verify(rest: list[str]) -> int:
     found = list(problems(arguments.output))
     for problem in found:
         print(f"{problem.video_id}: {problem.reason}")
-        if arguments.forget:
+        if arguments.forget and not problem.is_finished:
             Store(arguments.output).forget(problem.video_id)
     verb = "forgotten; the next run makes them again" if arguments.forget and found else "found"
     print(f"{arguments.output}: {len(found)} problems {verb}")

@@ -103,7 +103,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.id.strip():
             raise UserError("model.id: the empty string is not accepted; give a hub repository id or a folder")
-        _check_int("model.num_frames", self.num_frames, 1, 1024)
+        if self.id != "pocket" and self.name == "pocket":  # only `id` was given: neither name nor licence are pocket's
+            self.name = self.id.rstrip("/").rpartition("/")[2] or self.id
+            self.license = "unknown" if self.license == "apache-2.0" else self.license
+        _check_int("model.num_frames", self.num_frames, 2, 1024)  # stock fails on 1: its guidance ramp has two ends
         for key in ("height", "width"):
             value = getattr(self, key)
             _check_int(f"model.{key}", value, 8, 8192)
@@ -184,7 +187,7 @@ class VideoConfig:
     quality: float | None = 6.5
     """0 to 10, 10 best: H.264's CRF is 51 * (1 - quality / 10), WebP's quality is 10 * quality; gif, ffv1: none."""
     playback_fps: int | None = None
-    """Frames per second of the file; none plays at the conditioning fps."""
+    """Frames per second of the file; none plays at the conditioning fps. A GIF rounds each frame to 1/100 s."""
     embed_parameters: bool = True
     """Write the cell, the seed and the model into the file's own metadata (h264 and ffv1 only)."""
 
@@ -198,7 +201,7 @@ class VideoConfig:
             _check_float("video.quality", self.quality, 0, 10)
             self.quality = float(self.quality or 0)  # 6 and 6.0 must make the same ids
         if self.playback_fps is not None:
-            _check_int("video.playback_fps", self.playback_fps, 1, 240)
+            _check_int("video.playback_fps", self.playback_fps, 1, 50 if self.codec is Codec.gif else 240)
 
 
 @dataclass
@@ -219,6 +222,12 @@ class BackendConfig:
     """CPU threads of each actor; none is cores divided by actors."""
 
     def __post_init__(self) -> None:
+        if self.kind is BackendKind.serial:
+            for key in ("address", "num_actors", "num_gpus"):
+                if getattr(self, key) is not None:
+                    raise UserError(
+                        f"backend.{key}: backend=serial has no use for it; leave it out or give backend=ray"
+                    )
         if self.num_actors is not None:
             self.num_actors = _actor_range(self.num_actors)
         if self.num_gpus is not None:

@@ -76,6 +76,7 @@ class Progress:
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
                 desc="loading the model",
                 mininterval=0.2,
+                dynamic_ncols=True,  # else a narrow window gets a new line for each update
             )
 
     def __enter__(self) -> Progress:

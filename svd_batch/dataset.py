@@ -71,7 +71,7 @@ def _images(store: Store) -> pa.Table:
 
 
 def compact(store: Store) -> tuple[int, int]:
-    """Write metadata.parquet and failures.parquet from the records; return how many rows each has.
+    """Write metadata.parquet and failures.parquet from the records; return (videos, pictures with a video).
 
     Videos come in manifest order, then by cell and replicate; carried columns follow ours.
     """
@@ -96,7 +96,7 @@ def compact(store: Store) -> tuple[int, int]:
     failures = store.failures()
     _write(store, table, store.metadata)
     _write(store, _table(failures, FailureRecord), store.failures_table)
-    return len(records), len(failures)
+    return len(records), len({r.image_id for r in records})
 
 
 def read_failures(store: Store) -> list[dict[str, Any]]:
@@ -141,8 +141,8 @@ def write_card(store: Store, model: ModelConfig, revision: str, num_videos: int,
     local = Path(model.id).is_absolute()
     note = "" if model.license != "other" or local else f", see https://huggingface.co/{model.id}"
     text = CARD.format(
-        name=store.root.name,
-        folder=store.root.name,
+        name=store.root.resolve().name,
+        folder=store.root.resolve().name,
         num_videos=num_videos,
         num_images=num_images,
         model_id=model.id if "/" not in model.id or not Path(model.id).is_absolute() else Path(model.id).name,

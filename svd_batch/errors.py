@@ -9,6 +9,11 @@ Everything else that escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
+STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a full, read-only or forbidden disk answers: no defect of ours, so it is told in one sentence."""
+
 
 class SvdBatchError(Exception):
     """Root of all errors that svd_batch raises on purpose."""

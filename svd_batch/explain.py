@@ -25,6 +25,8 @@ _UNREADABLE = (
     "no viable alternative",
     "Config group override must be",
 )
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=']+)=(.*)'")
+_TWICE = re.compile(r"Multiple values for (\w+)")
 _GROUPS = ("model", "generation", "sweep", "memory", "video", "backend")
 
 
@@ -58,6 +60,10 @@ def explain(error: BaseException, options: Mapping[str, Sequence[str]]) -> str:
         return _unknown_group_or_key(found[1], options)
     if found := _ALREADY.search(text):
         return f"{found[1]} is there already; leave the + out"
+    if found := _TWICE.search(text):
+        return f"{found[1]} is given twice; give +{found[1]}=NAME once"
+    if found := _AMBIGUOUS.search(text):
+        return f"{found[1]}: several values go in brackets: '{found[1]}=[{found[2]}]'; with --multirun each is a job"
     where = f"{key[1]}: " if key else ""
     if found := _NOT_BOOL.search(text):
         return f"{where}{found[1]!r} is not accepted; give true or false"
@@ -70,8 +76,7 @@ def explain(error: BaseException, options: Mapping[str, Sequence[str]]) -> str:
     if found := _ENUM.search(text):
         return f"{where}{found[1]!r} is not accepted; give one of {found[2]}"
     if any(words in text for words in _UNREADABLE):
-        first = text.splitlines()[0]
-        return f"can't read the override: {first}; the form is key=value, quoted where the shell or a list needs it"
+        return _unreadable(error, text)
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
     return where + (lines[0] if lines else type(error).__name__)
 
@@ -81,6 +86,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while current is not None:
         yield current
         current = current.__cause__ or current.__context__
+
+
+def _unreadable(error: BaseException, text: str) -> str:
+    override = next((str(e.override) for e in _chain(error) if hasattr(e, "override")), "")
+    key, equals, value = override.partition("=")
+    if equals and not any(quote in value for quote in "'\"[]{}"):
+        return f"can't read the override {override}; quote its value, for the shell and in itself: '{key}=\"{value}\"'"
+    first = text.splitlines()[0]
+    return f"can't read the override: {first}; the form is key=value, quoted where the shell or a list needs it"
 
 
 def _unknown_key(key: str) -> str:

@@ -5,7 +5,6 @@ The same inputs give the same ids on every machine, so retry and resume are one 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -50,7 +49,7 @@ def video_id(image_id: str, cell: SweepCell, seed: int, pixel_settings: Mapping[
 
     `pixel_settings`: model id, revision, size, frames, dtype, fit and encoding (see `config.pixel_settings`).
     """
-    cell_values = {k: repr(v) for k, v in dataclasses.asdict(cell).items()}
+    cell_values = {k: repr(v) for k, v in vars(cell).items()}  # asdict() would take half of a plan's time
     return _digest(["video", image_id, cell_values, seed, dict(pixel_settings)])[:20]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from svd_batch.config import CheckImages, Config, folder_settings, pixel_setting
 from svd_batch.errors import UserError
 from svd_batch.images import check_readable
 from svd_batch.manifest import Manifest, bundled_manifest, read_manifest
-from svd_batch.plan import Plan, Seeds, make_plan
+from svd_batch.plan import Plan, Request, Seeds, make_plan
 from svd_batch.records import ImageRecord
 from svd_batch.store import Store
 
@@ -43,17 +43,22 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
     """
     if config.output is None:
         raise UserError("output: none given")
-    store = Store(Path(config.output))
+    store = Store(Path(config.output).expanduser())
+    store.check_ours()
+    folder = checkpoint.local_folder(config.model)
+    if folder is not None and config.model.id != "pocket":  # the same wherever the command and the actors run
+        config = replace(config, model=replace(config.model, id=str(folder)))
     revision = _revision(config, store, need_weights=need_weights)
     manifest = read_manifest(manifest_specs(config), allow_urls=config.allow_urls)
     settings = folder_settings(config, revision)
-    check_same_settings(store, settings)
     done = store.done_ids()
+    if done:  # a first try that made nothing binds nobody
+        check_same_settings(store, settings)
+    listed = tuple(config.seeds) if config.seeds is not None else None
+    request = Request(config.cells(), Seeds(config.seed, config.num_seeds, listed), pixel_settings(config, revision))
     plan = make_plan(
         manifest.images,
-        config.cells(),
-        Seeds(config.seed, config.num_seeds, tuple(config.seeds) if config.seeds is not None else None),
-        pixel_settings(config, revision),
+        request,
         done=done,
         failed=set() if config.retry_failed else {f.item_id for f in store.failures()},
         recorded_sha256=_recorded_sha256(store) if done else {},
@@ -117,7 +122,7 @@ def describe(job: Job) -> str:
 
 def unreadable(job: Job, check: CheckImages) -> list[tuple[ImageRecord, str]]:
     """Return the pictures that will fail, with reasons, among as many as `check` says to open."""
-    images = list({image.image_id: image for image, _ in job.plan.todo}.values())
+    images = list(job.plan.images_todo)
     if check is CheckImages.none:
         return []
     if check is CheckImages.sample and len(images) > SAMPLE_IMAGES:

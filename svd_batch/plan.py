@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -16,33 +16,17 @@ UNITS_PER_ACTOR = 4
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run will do, and what it finds done."""
-
-    todo: tuple[tuple[ImageRecord, tuple[PlannedVideo, ...]], ...]
-    """Images with the videos to make of each, in manifest order."""
-    num_images: int
-    num_cells: int
-    """Cells of the sweep, before manifest columns fix any."""
-    num_videos: int
-    """Videos asked for, after equal cells merged."""
-    num_done: int
-    num_left_failed: int
-    """Videos left out because they, or their image, failed in an earlier run."""
-
-    @property
-    def num_todo(self) -> int:
-        """Videos to make."""
-        return sum(len(videos) for _, videos in self.todo)
-
-
-@dataclass(frozen=True)
 class Seeds:
     """Where the seeds of an image come from: a list for all, or a base seed and a count."""
 
     base_seed: int = 42
     num_seeds: int = 1
     listed: tuple[int, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """Seeds an image."""
+        return len(self.listed) if self.listed is not None else self.num_seeds
 
     def of(self, image_id: str) -> tuple[int, ...]:
         """Return the image's seeds, by replicate."""
@@ -51,25 +35,71 @@ class Seeds:
         return tuple(ids.derive_seed(self.base_seed, image_id, r) for r in range(self.num_seeds))
 
 
-def planned_videos(
-    image: ImageRecord, cells: Sequence[SweepCell], seeds: Seeds, pixel_settings: Mapping[str, Any]
-) -> tuple[PlannedVideo, ...]:
-    """Return every video asked for of one image: cells in sweep order, replicates innermost.
+@dataclass(frozen=True)
+class Request:
+    """What is asked for of every image."""
 
-    Raises: UserError when a column fixes a guidance that doesn't fit the sweep's.
-    """
-    return tuple(
-        PlannedVideo(ids.video_id(image.image_id, cell, seed, pixel_settings), cell, seed, replicate)
-        for cell in (check_cell(c, f"image {image.image_id}") for c in apply_fixed(cells, image.fixed))
-        for replicate, seed in enumerate(seeds.of(image.image_id))
-    )
+    cells: Sequence[SweepCell]
+    seeds: Seeds
+    pixel_settings: Mapping[str, Any]
+
+    def image_cells(self, image: ImageRecord) -> tuple[SweepCell, ...]:
+        """Return the cells of one image, its fixed fields put in.
+
+        Raises: UserError when a column fixes a guidance that doesn't fit the sweep's.
+        """
+        if not image.fixed:
+            return tuple(self.cells)
+        return tuple(check_cell(c, f"image {image.image_id}") for c in apply_fixed(self.cells, image.fixed))
+
+    def videos(self, image: ImageRecord) -> tuple[PlannedVideo, ...]:
+        """Return every video asked for of one image: cells in sweep order, replicates innermost."""
+        image_seeds = self.seeds.of(image.image_id)
+        return tuple(
+            PlannedVideo(ids.video_id(image.image_id, cell, seed, self.pixel_settings), cell, seed, replicate)
+            for cell in self.image_cells(image)
+            for replicate, seed in enumerate(image_seeds)
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, and what it finds done. Counts are at hand; the videos come one image at a time."""
+
+    request: Request
+    images_todo: tuple[ImageRecord, ...]
+    """Images with a video to make, in manifest order."""
+    done: Collection[str]
+    failed: Collection[str]
+    num_images: int
+    num_videos: int
+    """Videos asked for, after equal cells merged."""
+    num_done: int
+    num_left_failed: int
+    """Videos left out because they, or their image, failed in an earlier run."""
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of the sweep, before manifest columns fix any."""
+        return len(self.request.cells)
+
+    @property
+    def num_todo(self) -> int:
+        """Videos to make."""
+        return self.num_videos - self.num_done - self.num_left_failed
+
+    def work(self) -> Iterator[tuple[ImageRecord, tuple[PlannedVideo, ...]]]:
+        """Yield each image with the videos to make of it."""
+        for image in self.images_todo:
+            yield image, tuple(v for v in self.request.videos(image) if self._is_wanted(v))
+
+    def _is_wanted(self, video: PlannedVideo) -> bool:
+        return video.video_id not in self.done and video.video_id not in self.failed
 
 
 def make_plan(
     images: Sequence[ImageRecord],
-    cells: Sequence[SweepCell],
-    seeds: Seeds,
-    pixel_settings: Mapping[str, Any],
+    request: Request,
     *,
     done: Collection[str] = (),
     failed: Collection[str] = (),
@@ -78,28 +108,32 @@ def make_plan(
     """Return the plan of a run.
 
     `done`: video_ids that are committed. `failed`: image_ids and video_ids to leave out. `recorded_sha256`: by
-    image_id, what each picture was when its first video was made.
+    image_id, what each picture was when its first video was made. Ids are derived only where something is done or
+    failed: a million new images are counted, not hashed.
     """
     recorded = recorded_sha256 or {}
-    todo: list[tuple[ImageRecord, tuple[PlannedVideo, ...]]] = []
+    todo: list[ImageRecord] = []
     num_videos = num_done = num_left = 0
     for image in images:
-        videos = planned_videos(image, cells, seeds, pixel_settings)
-        missing = [v for v in videos if v.video_id not in done]
-        wanted = [] if image.image_id in failed else [v for v in missing if v.video_id not in failed]
-        num_videos += len(videos)
-        num_done += len(videos) - len(missing)
-        num_left += len(missing) - len(wanted)
-        if wanted:
+        num_asked = len(request.image_cells(image)) * request.seeds.count
+        num_missing = num_wanted = num_asked
+        if done or failed:
+            missing = [v for v in request.videos(image) if v.video_id not in done]
+            num_missing = len(missing)
+            num_wanted = 0 if image.image_id in failed else sum(v.video_id not in failed for v in missing)
+        num_videos += num_asked
+        num_done += num_asked - num_missing
+        num_left += num_missing - num_wanted
+        if num_wanted:
             known = recorded.get(image.image_id)
-            todo.append((replace(image, sha256=known) if known else image, tuple(wanted)))
-    return Plan(tuple(todo), len(images), len(cells), num_videos, num_done, num_left)
+            todo.append(replace(image, sha256=known) if known else image)
+    return Plan(request, tuple(todo), done, failed, len(images), num_videos, num_done, num_left)
 
 
 def split_units(plan: Plan, num_actors: int) -> tuple[WorkUnit, ...]:
     """Return the plan's work in units, at least UNITS_PER_ACTOR for each actor where there is that much to do."""
     most = max(1, plan.num_todo // (UNITS_PER_ACTOR * num_actors))
-    return tuple(unit for image, videos in plan.todo for unit in _split(image, videos, most))
+    return tuple(unit for image, videos in plan.work() for unit in _split(image, videos, most))
 
 
 def _split(image: ImageRecord, videos: tuple[PlannedVideo, ...], most: int) -> list[WorkUnit]:

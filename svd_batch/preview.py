@@ -59,7 +59,7 @@ def _bad_pictures(job: Job) -> Iterator[str]:
         yield "pictures checked: none (check_images=none)"
         return
     bad = unreadable(job, check)
-    num_images = len(job.plan.todo)
+    num_images = len(job.plan.images_todo)
     opened = min(num_images, SAMPLE_IMAGES) if check is CheckImages.sample else num_images
     yield f"pictures checked: {opened} of {num_images}, {len(bad)} will fail"
     for image, reason in bad:

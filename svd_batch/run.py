@@ -148,8 +148,8 @@ def _finish(job: Job, console: Console, seconds: float, interrupted: bool) -> in
     from svd_batch.report import write_report
 
     store, plan = job.store, job.plan
-    num_rows, _ = dataset.compact(store)
-    dataset.write_card(store, job.config.model, job.revision, num_rows, plan.num_images)
+    num_rows, num_images = dataset.compact(store)
+    dataset.write_card(store, job.config.model, job.revision, num_rows, num_images)
     report = write_report(store.root)
     images = {image.image_id for image in job.manifest.images}
     failures = [f for f in store.failures() if f.image_id in images]

@@ -111,6 +111,7 @@ class Generate:
         self.info = self.engine.info()
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._closing = threading.Event()
 
     def __call__(self, loaded: LoadedUnit) -> Iterator[Result]:
         """Yield exactly one result for each planned video, in plan order.
@@ -133,7 +134,7 @@ class Generate:
         load_failure: Future[Result] | None = None
         writing: deque[Future[Result]] = deque(maxlen=MAX_WRITING)
         for planned in loaded.unit.videos:
-            if stop.is_set():
+            if stop.is_set() or self._closing.is_set():
                 return
             result: Future[Result] = Future()
             try:
@@ -152,6 +153,12 @@ class Generate:
             except Exception as error:  # the per-item boundary
                 result = self._writer.submit(self._fail, _failure(loaded.unit, planned, "generate", error))
             results.put(result)
+
+    def close(self) -> None:
+        """Return when nothing is denoised or written any more: what is then on disk is all there will be."""
+        self._closing.set()
+        self._denoiser.shutdown()
+        self._writer.shutdown()
 
     def _fail(self, failure: FailureRecord) -> Result:
         earlier = self.store.failure(failure.item_id)

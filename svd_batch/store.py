@@ -44,15 +44,20 @@ class Store:
 
         Raises: UserError when it can't be made or holds other things.
         """
-        foreign = self.root.is_dir() and not self.internal.is_dir() and any(self.root.iterdir())
-        if foreign:
-            raise UserError(f"output: {self.root} is not empty and was not made by svd_batch; give a new folder")
+        self.check_ours()
         try:
             for folder in (self.records_dir, self.failures_dir, self.temporary_dir, self.plan_dir, self.logs_dir):
                 folder.mkdir(parents=True, exist_ok=True)
             (self.root / "videos").mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"output: {self.root} can't be made: {error.strerror or error}") from None
+
+    def check_ours(self) -> None:
+        """Raise UserError when the place is no folder, or one that holds other things than an output of ours."""
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"output: {self.root} is a file; give a folder")
+        if self.root.is_dir() and not self.internal.is_dir() and any(self.root.iterdir()):
+            raise UserError(f"output: {self.root} is not empty and was not made by svd_batch; give a new folder")
 
     # --- videos and their records ---------------------------------------------------------------------
 
@@ -69,10 +74,13 @@ class Store:
 
     def read_record(self, video_id: str) -> VideoRecord | None:
         """Return the record of a committed video, or None where there is none."""
+        path = self._record_path(video_id)
         try:
-            return from_dict(VideoRecord, json.loads(self._record_path(video_id).read_text(encoding="utf-8")))
+            return from_dict(VideoRecord, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"output: {path} is damaged; delete it, and the next run makes its video again") from None
 
     def done_ids(self) -> set[str]:
         """Return the ids of all committed videos, from file names alone."""

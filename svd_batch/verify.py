@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from svd_batch.errors import UserError
@@ -22,6 +23,8 @@ class Problem:
 
     video_id: str
     reason: str
+    is_finished: bool = False
+    """The video is committed and only the table lacks it: nothing to forget."""
 
 
 def problems(root: Path) -> Iterator[Problem]:
@@ -32,7 +35,10 @@ def problems(root: Path) -> Iterator[Problem]:
     store = Store(root)
     if not store.exists() or not store.metadata.is_file():
         raise UserError(f"verify: {root} is not an output folder of svd_batch with a metadata.parquet")
-    rows = [from_dict(VideoRecord, row) for row in pq.read_table(store.metadata).to_pylist()]
+    try:
+        rows = [from_dict(VideoRecord, row) for row in pq.read_table(store.metadata).to_pylist()]
+    except (pa.ArrowException, TypeError):
+        raise UserError(f"verify: {store.metadata} is damaged; the same run command writes it anew") from None
     for video_id, count in Counter(row.video_id for row in rows).items():
         if count > 1:
             yield Problem(video_id, f"is in metadata.parquet {count} times")
@@ -41,10 +47,13 @@ def problems(root: Path) -> Iterator[Problem]:
             if reason:
                 yield Problem(row.video_id, reason)
     known = {row.file_name for row in rows}
+    done = store.done_ids()
     for path in sorted((root / "videos").rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.is_file() and name not in known:
-            yield Problem(path.stem, f"{name} has no row in metadata.parquet")
+            finished = path.stem in done
+            hint = "; it is finished, and the same run command adds it" if finished else ""
+            yield Problem(path.stem, f"{name} has no row in metadata.parquet{hint}", finished)
 
 
 def _problem(root: Path, row: VideoRecord) -> str | None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from svd_batch.backends import LoadSettings, RayBackend, SerialBackend, remove_leftovers
+from svd_batch import backends
+from svd_batch.backends import LoadSettings, RayBackend, RayGenerate, SerialBackend, remove_leftovers
 from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.errors import SvdBatchError, UserError
 from svd_batch.manifest import read_manifest
-from svd_batch.plan import Seeds, make_plan, split_units
+from svd_batch.plan import Request, Seeds, make_plan, split_units
 from svd_batch.records import SweepCell, VideoRecord, WorkUnit
 from svd_batch.stages import Generate, GenerateSettings, load_image
 from svd_batch.store import Store
@@ -25,7 +26,7 @@ LOAD = LoadSettings(32, 32, Fit.crop)
 
 def make_units(pets: Path, num_cells: int, steps: int, num_actors: int = 1) -> tuple[WorkUnit, ...]:
     cells = [SweepCell(bucket, 0.02, 7, steps, 1.0, 3.0, 3) for bucket in range(10, 10 + num_cells)]
-    return split_units(make_plan(read_manifest([str(pets)]).images, cells, Seeds(), {}), num_actors)
+    return split_units(make_plan(read_manifest([str(pets)]).images, Request(cells, Seeds(), {})), num_actors)
 
 
 def settings(output: Path, checkpoint: Path) -> GenerateSettings:
@@ -218,3 +219,11 @@ def test_nothing_of_rays_is_left_when_a_run_is_over(tmp_path: Path) -> None:
     assert not folder.exists()
     names = {p.name() for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
     assert not names & {"raylet", "gcs_server"}
+
+
+def test_an_actor_without_gpus_hides_them_from_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(backends, "Generate", lambda settings: settings)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    RayGenerate(settings(tmp_path, tmp_path), hide_gpus=True)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -70,6 +70,13 @@ def test_sharded_weights_count_as_their_variant(folder: Path) -> None:
     checkpoint.check_folder(folder, "fp16")
 
 
+def test_a_size_that_the_parts_can_not_halve_is_refused_with_the_step(folder: Path) -> None:
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps({**config, "block_out_channels": [32] * 5}))
+    with pytest.raises(UserError, match="model.width: 40 is not accepted by this checkpoint; give a multiple of 32"):
+        checkpoint.check_size(folder, ModelConfig(width=40, height=64))
+
+
 def test_other_weights_have_another_revision_and_a_copy_has_the_same(folder: Path, tiny_checkpoint: Path) -> None:
     def revision(path: Path) -> str:
         return checkpoint.resolve_revision(ModelConfig(id=str(path)))

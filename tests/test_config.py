@@ -20,6 +20,7 @@ from svd_batch import config as config_module
 from svd_batch.cli import conf_dir
 from svd_batch.config import (
     BackendConfig,
+    BackendKind,
     Codec,
     Config,
     Dtype,
@@ -94,7 +95,7 @@ def test_a_value_out_of_range_is_refused_naming_its_key(kind: type, key: str, va
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
-        (ModelConfig, "num_frames", 1),
+        (ModelConfig, "num_frames", 2),
         (ModelConfig, "height", 8),
         (ModelConfig, "width", 8192),
         (GenerationConfig, "motion_bucket_id", 0),
@@ -377,3 +378,14 @@ def test_every_option_of_a_group_sets_every_field_that_differs_between_options(k
     if kind is not BackendConfig:  # serial needs nothing but its name
         assert all(k == fields for k in keys)
     assert set.union(*keys) == fields
+
+
+@pytest.mark.parametrize("key", ["address", "num_actors", "num_gpus"])
+def test_the_serial_backend_refuses_what_it_would_not_read(key: str):
+    with pytest.raises(UserError, match=rf"backend\.{key}: backend=serial has no use for it"):
+        BackendConfig(kind=BackendKind.serial, **{key: "auto" if key == "address" else 1})
+
+
+def test_a_checkpoint_of_ones_own_has_neither_pockets_name_nor_its_licence():
+    model = ModelConfig(id="/checkpoints/mine/")
+    assert (model.name, model.license) == ("mine", "unknown")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -182,3 +183,19 @@ def test_on_a_terminal_there_is_a_bar_with_failures():
         progress._bar.refresh()  # type: ignore[union-attr]
     assert "3/3" in err.getvalue()
     assert "1 failed" in err.getvalue()
+
+
+def test_the_bar_keeps_to_a_narrow_window():
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(slave, "w") as terminal:
+        with Progress(1000, Console(err=terminal)) as progress:
+            progress.update(failed=True)
+        shown = os.read(master, 10_000).decode()
+    os.close(master)
+    assert max(len(part.rstrip()) for part in re.split(r"[\r\n]", re.sub(r"\x1b\[\w", "", shown))) <= 40

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 
 from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload
 from svd_batch.engine.machine import check_machine
-from svd_batch.engine.pipeline import Engine, check_size
+from svd_batch.engine.pipeline import Engine
 from svd_batch.errors import UserError
 from svd_batch.records import SweepCell
 
@@ -136,14 +135,6 @@ def test_float16_without_a_gpu_is_refused_in_a_sentence() -> None:
 def test_offload_without_a_gpu_is_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match="memory.offload: model needs a CUDA GPU"):
         check_machine(ModelConfig(), MemoryConfig(offload=Offload.model), "cpu")
-
-
-def test_a_size_that_the_unet_can_not_halve_is_refused_with_the_step(engine: Engine) -> None:
-    pipe = SimpleNamespace(
-        vae_scale_factor=8, unet=SimpleNamespace(config=SimpleNamespace(block_out_channels=(1,) * 4))
-    )
-    with pytest.raises(UserError, match="model.height: 32 is not accepted by this checkpoint; give a multiple of 64"):
-        check_size(pipe, engine.model)
 
 
 def test_nan_from_the_model_is_an_error_and_not_a_black_video(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

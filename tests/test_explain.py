@@ -155,3 +155,18 @@ def test_one_refusal_does_not_disturb_the_next_plan(capsys: pytest.CaptureFixtur
 def test_a_refused_plan_leaves_nothing_behind(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     refusal(capsys, "model=svdxt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("override", ["manifest=pets(1).parquet", "manifest=zoë.parquet", "output=~/pets"])
+def test_a_value_that_needs_quotes_is_shown_with_them(capsys: pytest.CaptureFixture[str], override: str):
+    key, _, value = override.partition("=")
+    assert refusal(capsys, override).endswith(f"""'{key}="{value}"'""")
+
+
+def test_several_values_without_brackets_are_shown_with_them(capsys: pytest.CaptureFixture[str]):
+    assert "'sweep.motion_bucket_id=[1,2]'" in refusal(capsys, "sweep.motion_bucket_id=1,2")
+
+
+@pytest.mark.parametrize("option", ["--resolve", "--shell-completion"])
+def test_options_that_do_not_go_together_are_one_sentence(capsys: pytest.CaptureFixture[str], option: str):
+    assert refusal(capsys, option)

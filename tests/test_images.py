@@ -395,3 +395,8 @@ def test_checking_names_the_pictures_that_will_fail_and_no_others(tmp_path: Path
 )
 def test_an_error_is_told_on_one_line(error: Exception, line: str):
     assert one_line(error) == line
+
+
+def test_checking_survives_a_storage_that_is_not_there():
+    records = [make_image("x", image_path=uri, source=uri) for uri in ("nowhere://a.jpg", "http://bad url/a.jpg")]
+    assert len(check_readable(records)) == 2

@@ -8,7 +8,7 @@ import pytest
 from builders import CELL, make_cell, make_image
 
 from svd_batch.errors import UserError
-from svd_batch.plan import UNITS_PER_ACTOR, Plan, Seeds, make_plan, planned_videos, split_units
+from svd_batch.plan import UNITS_PER_ACTOR, Plan, Request, Seeds, make_plan, split_units
 from svd_batch.sweep import expand
 
 SETTINGS = {"model.id": "pocket"}
@@ -18,17 +18,17 @@ GRID = expand(CELL, {"motion_bucket_id": [20, 127], "fps": [5, 12]})
 
 def plan_of(images: Any = IMAGES, cells: Any = GRID, seeds: Seeds | None = None, **options: Any) -> Plan:
     """Return a plan with small defaults."""
-    return make_plan(images, cells, seeds or Seeds(), SETTINGS, **options)
+    return make_plan(images, Request(cells, seeds or Seeds(), SETTINGS), **options)
 
 
 def ids_of(plan: Plan) -> list[str]:
     """Return the ids of the videos to make, in order."""
-    return [video.video_id for _, videos in plan.todo for video in videos]
+    return [video.video_id for _, videos in plan.work() for video in videos]
 
 
 def test_a_plan_is_every_image_with_every_cell_and_seed_in_order():
     plan = plan_of(seeds=Seeds(num_seeds=2))
-    found = [(image.image_id, v.cell, v.replicate) for image, videos in plan.todo for v in videos]
+    found = [(image.image_id, v.cell, v.replicate) for image, videos in plan.work() for v in videos]
     assert found == [(i.image_id, cell, r) for i in IMAGES for cell in GRID for r in (0, 1)]
 
 
@@ -51,12 +51,12 @@ def test_what_is_done_is_subtracted_and_counted():
 
 def test_a_finished_plan_has_no_work():
     plan = plan_of(done=set(ids_of(plan_of())))
-    assert (plan.todo, plan.num_todo, plan.num_done) == ((), 0, 12)
+    assert (list(plan.work()), plan.num_todo, plan.num_done) == ([], 0, 12)
 
 
 def test_a_failed_image_is_left_out_whole():
     plan = plan_of(failed={"dog"})
-    assert [image.image_id for image, _ in plan.todo] == ["cat", "owl"]
+    assert [image.image_id for image, _ in plan.work()] == ["cat", "owl"]
     assert plan.num_left_failed == 4
 
 
@@ -75,8 +75,8 @@ def test_a_video_that_is_done_does_not_count_as_failed_though_its_image_did():
 def test_a_fixed_column_collapses_its_axis_for_that_image_alone():
     images = [make_image("cat", fixed=(("motion_bucket_id", 99),)), make_image("dog")]
     plan = plan_of(images)
-    assert [len(videos) for _, videos in plan.todo] == [2, 4]
-    assert {v.cell.motion_bucket_id for v in plan.todo[0][1]} == {99}
+    assert [len(videos) for _, videos in plan.work()] == [2, 4]
+    assert {v.cell.motion_bucket_id for v in next(plan.work())[1]} == {99}
     assert (plan.num_cells, plan.num_videos) == (4, 6)
 
 
@@ -109,34 +109,32 @@ def test_an_id_does_not_depend_on_where_the_picture_lies():
 
 
 def test_the_cells_of_an_image_share_its_seeds():
-    videos = planned_videos(IMAGES[0], GRID, Seeds(num_seeds=2), SETTINGS)
+    videos = Request(GRID, Seeds(num_seeds=2), SETTINGS).videos(IMAGES[0])
     assert len({v.seed for v in videos if v.replicate == 0}) == 1
     assert len({v.seed for v in videos}) == 2
 
 
 def test_listed_seeds_are_used_as_they_are_for_every_image():
     plan = plan_of(cells=[CELL], seeds=Seeds(listed=(42, 7)))
-    assert [[(v.seed, v.replicate) for v in videos] for _, videos in plan.todo] == [[(42, 0), (7, 1)]] * 3
+    assert [[(v.seed, v.replicate) for v in videos] for _, videos in plan.work()] == [[(42, 0), (7, 1)]] * 3
 
 
 def test_a_picture_that_was_used_before_must_still_have_its_sha256():
     plan = plan_of(recorded_sha256={"cat": "a" * 64})
-    assert [image.sha256 for image, _ in plan.todo] == ["a" * 64, None, None]
+    assert [image.sha256 for image, _ in plan.work()] == ["a" * 64, None, None]
 
 
 def test_the_manifests_own_sha256_stays_where_nothing_is_recorded():
     plan = plan_of([make_image("cat", sha256="b" * 64)])
-    assert plan.todo[0][0].sha256 == "b" * 64
+    assert next(plan.work())[0].sha256 == "b" * 64
 
 
 def grown_plan(videos_of_each: list[int]) -> Plan:
     """Return a plan of as many images, each with so many videos."""
-    images = [make_image(f"i{n}", fixed=(("fps", n + 1),)) for n in range(len(videos_of_each))]
-    todo = tuple(
-        (image, planned_videos(image, [make_cell(motion_bucket_id=m) for m in range(n)], Seeds(), SETTINGS))
-        for image, n in zip(images, videos_of_each, strict=True)
-    )
-    return Plan(todo, len(images), 0, sum(videos_of_each), 0, 0)
+    images = [make_image(f"i{n}") for n in range(len(videos_of_each))]
+    request = Request([make_cell(motion_bucket_id=m) for m in range(max(videos_of_each))], Seeds(), SETTINGS)
+    pairs = zip(images, videos_of_each, strict=True)
+    return make_plan(images, request, done={v.video_id for image, n in pairs for v in request.videos(image)[n:]})
 
 
 SHAPES = [[9, 9, 9, 9], [1], [36], [100, 1, 1], [1] * 50, [7, 3, 5, 11, 2], [25, 25]]
@@ -161,7 +159,7 @@ def test_there_are_four_units_an_actor_where_there_is_enough_work(videos_of_each
 @pytest.mark.parametrize("videos_of_each", SHAPES, ids=str)
 def test_a_unit_holds_videos_of_its_own_image_alone(videos_of_each: list[int]):
     plan = grown_plan(videos_of_each)
-    owner = {v.video_id: image.image_id for image, videos in plan.todo for v in videos}
+    owner = {v.video_id: image.image_id for image, videos in plan.work() for v in videos}
     for unit in split_units(plan, 1):
         assert {owner[v.video_id] for v in unit.videos} == {unit.image.image_id}
 

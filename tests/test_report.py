@@ -221,3 +221,9 @@ def test_writing_a_report_loads_neither_torch_nor_ray(tmp_path: Path):
         "write_report(Path(sys.argv[1])); print(sorted({'torch', 'ray', 'diffusers', 'hydra'} & set(sys.modules)))"
     )
     assert run_python(code, str(store.root)).stdout == "[]\n"
+
+
+def test_a_damaged_table_is_refused_in_a_sentence(output: Store):
+    output.metadata.write_bytes(output.metadata.read_bytes()[:50])
+    with pytest.raises(UserError, match="is damaged"):
+        write_report(output.root)

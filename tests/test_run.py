@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -322,3 +323,82 @@ def test_run_json_tells_every_run_with_its_command(run: Run, tmp_path: Path) -> 
     runs = json.loads((tmp_path / "out/.svd_batch/run.json").read_text())["runs"]
     assert [r["num_todo"] for r in runs] == [3, 3]
     assert "num_seeds=2" in runs[1]["command"]
+
+
+def test_a_first_try_that_made_nothing_binds_nobody(run: Run, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "mine")
+    config = tmp_path / "mine/unet/config.json"
+    right = config.read_text()
+    config.write_text(json.dumps(json.loads(right) | {"cross_attention_dim": 24}))
+    assert run(f"model.id={tmp_path / 'mine'}")[0] == 2
+    config.write_text(right)
+    assert run(f"model.id={tmp_path / 'mine'}")[0] == 0
+
+
+def test_a_checkpoint_is_the_same_from_wherever_it_is_named(
+    run: Run, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    monkeypatch.chdir(tiny_checkpoint.parent)
+    code, out, _ = run(f"model.id={tiny_checkpoint.name}", f"output={tmp_path / 'out'}")
+    assert (code, "nothing to do" in out) == (0, True)
+
+
+def test_plan_refuses_the_outputs_that_run_refuses(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    assert "is a file; give a folder" in run(verb="plan")[2]
+    (tmp_path / "out").unlink()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("")
+    assert "was not made by svd_batch" in run(verb="plan")[2]
+
+
+def test_a_home_folder_is_found_though_the_shell_left_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert run("output='~/pets'")[0] == 0
+    assert (tmp_path / "home/pets/metadata.parquet").is_file()
+
+
+def test_a_disk_that_refuses_is_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Store, path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "_write_text", full)
+    code, _, err = run()
+    assert (code, err) == (2, "error: No space left on device; what is finished is kept\n")
+
+
+def test_an_interrupted_serial_run_has_every_finished_video_in_its_table(
+    tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    overrides = tiny_overrides(tiny_checkpoint, 20)
+    arguments = ["backend=serial", *overrides, f"manifest={pets}", "output=out", "sweep.motion_bucket_id=0:1000:4"]
+    command = [sys.executable, "-m", "svd_batch", "run", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(Store(tmp_path / "out").done_ids()) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 130
+    assert {row["video_id"] for row in rows(tmp_path / "out")} == Store(tmp_path / "out").done_ids()
+
+
+def test_an_interruption_ends_a_multirun(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("svd_batch.run.run", lambda *_, **__: 130)
+    assert command_line.main(["run", "backend=serial", *tiny, "--multirun", "seed=1,2"]) == 130
+    assert capfd.readouterr().out.count("bundled pictures") == 1
+
+
+def test_the_jobs_of_a_multirun_are_named_by_what_varies_and_leave_nothing_of_hydras(
+    tmp_path: Path, tiny: list[str], pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = ["sweep.noise_aug_strength=[0.02, 0.1]", "sweep.motion_bucket_id=0:20:20", "generation.fps=5,7"]
+    assert command_line.main(["run", "backend=serial", *tiny, f"manifest={pets}", "--multirun", *grid]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
+    assert {p.name for p in (tmp_path / "outputs").iterdir()} == {"pets-generation.fps_5", "pets-generation.fps_7"}

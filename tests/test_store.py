@@ -234,3 +234,18 @@ def test_a_sha256_is_that_of_the_whole_file(tmp_path: Path):
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]"])
+def test_a_damaged_record_is_told_in_a_sentence(store: Store, text: str):
+    store.commit(written(store), make_record())
+    (path,) = store.records_dir.glob("*/*.json")
+    path.write_text(text)
+    with pytest.raises(UserError, match="is damaged; delete it"):
+        store.read_record(make_record().video_id)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_in_a_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        Store(tmp_path / "file").check_ours()

@@ -138,3 +138,16 @@ def test_a_folder_that_is_no_output_is_refused(output: Store, tmp_path: Path, la
 
 def test_a_table_without_rows_is_whole(tmp_path: Path):
     assert found(make_output(tmp_path / "output", image_ids=())) == []
+
+
+def test_a_finished_video_that_the_table_lacks_is_told_apart(output: Store):
+    pq.write_table(pq.read_table(output.metadata).slice(1), output.metadata)
+    (problem,) = problems(output.root)
+    assert problem.is_finished
+    assert "the same run command adds it" in problem.reason
+
+
+def test_a_damaged_table_is_refused_in_a_sentence(output: Store):
+    output.metadata.write_bytes(output.metadata.read_bytes()[:50])
+    with pytest.raises(UserError, match="is damaged; the same run command writes it anew"):
+        list(problems(output.root))

@@ -66,7 +66,6 @@ class Engine:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
         self.pipe = _load(folder, model)
-        check_size(self.pipe, model)
         if memory.forward_chunking:
             self.pipe.unet.enable_forward_chunking()
         if memory.offload is Offload.model:
@@ -133,12 +132,3 @@ def _load(folder: Path, model: ModelConfig) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"model.id: {folder} does not load as an SVD checkpoint: {one_line(error)}") from error
-
-
-def check_size(pipe: Any, model: ModelConfig) -> None:
-    """Raise UserError when the UNet's down-sampling does not divide the size."""
-    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    for key in ("height", "width"):
-        value = getattr(model, key)
-        if value % step:
-            raise UserError(f"model.{key}: {value} is not accepted by this checkpoint; give a multiple of {step}")

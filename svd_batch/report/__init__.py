@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from svd_batch import dataset
@@ -27,8 +28,11 @@ def write_report(root: Path) -> Path:
     store = Store(root)
     if not store.metadata.is_file():
         raise UserError(f"report: {root} has no metadata.parquet; give the output folder of a run")
-    rows = pq.read_table(store.metadata).to_pylist()
-    failures = dataset.read_failures(store)
+    try:
+        rows = pq.read_table(store.metadata).to_pylist()
+        failures = dataset.read_failures(store)
+    except pa.ArrowException:
+        raise UserError(f"report: a table in {root} is damaged; the same run command writes it anew") from None
     html = _template().render(name=root.resolve().name, failures=failures, **page(rows))
     temporary = store.temporary("html")
     temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,98 @@
+"""The bundled checkpoint: its parameters move the picture, with the right sign, through the whole job to the table.
+
+The pictures are ones that its training never saw.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from svd_batch import cli as command_line
+from svd_batch.checkpoint import bundled_checkpoint
+from svd_batch.video import read_frames
+
+PICTURES = ("motorcycle_left", "ihc")
+CELLS = (
+    "[{motion_bucket_id: 20},{motion_bucket_id: 127},{motion_bucket_id: 240},"
+    "{motion_bucket_id: 127, noise_aug_strength: 1.0},{motion_bucket_id: 127, fps: 14}]"
+)
+
+Clips = dict[tuple[str, int, float, int], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, np.ndarray]:
+    from pocket.data import held_out_pictures
+
+    return {name: picture for name, picture in held_out_pictures((64, 96)).items() if name in PICTURES}
+
+
+@pytest.fixture(scope="module")
+def clips(pictures: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    """Frames by (picture, motion_bucket_id, noise_aug_strength, fps), found through the table of a real run."""
+    folder = tmp_path_factory.mktemp("pocket")
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    names = list(pictures)
+    pq.write_table(pa.table({"image_path": [f"{n}.png" for n in names], "image_id": names}), folder / "m.parquet")
+    overrides = [f"manifest={folder}/m.parquet", f"output={folder}/out", "backend=serial", f"sweep.cells={CELLS}"]
+    assert command_line.main(["run", *overrides, "video=ffv1", "video.playback_fps=7"]) == 0
+    rows = pq.read_table(folder / "out/metadata.parquet").to_pylist()
+    return {
+        (r["image_id"], r["motion_bucket_id"], r["noise_aug_strength"], r["fps"]): read_frames(
+            folder / "out" / r["file_name"]
+        )[0]
+        for r in rows
+    }
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_motion_rises_with_motion_bucket_id(name: str, clips: Clips) -> None:
+    from pocket.evaluate import motion_px
+
+    slow, middle, fast = (motion_px(clips[name, bucket, 0.02, 7]) for bucket in (20, 127, 240))
+    assert slow < middle < fast
+    assert fast > 4 * slow
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_twice_the_fps_gives_about_half_the_motion_a_frame(name: str, clips: Clips) -> None:
+    from pocket.evaluate import motion_px
+
+    ratio = motion_px(clips[name, 127, 0.02, 14]) / motion_px(clips[name, 127, 0.02, 7])
+    assert 0.3 < ratio < 0.75
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_likeness_to_the_picture_falls_with_noise_aug_strength(
+    name: str, clips: Clips, pictures: dict[str, np.ndarray]
+) -> None:
+    from pocket.evaluate import similarity
+
+    clean, noisy = (similarity(clips[name, 127, noise, 7][0], pictures[name]) for noise in (0.02, 1.0))
+    assert clean > noisy + 0.1
+    assert clean > 0.65
+
+
+def test_the_checkpoint_is_small_and_has_a_card() -> None:
+    files = [p for p in bundled_checkpoint().rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 12 * 2**20
+    card = (bundled_checkpoint() / "README.md").read_text()
+    for word in ("license", "scikit-image", "SSIM", "motion_bucket_id"):
+        assert word in card
+
+
+def test_pocket_never_saw_the_demo_pictures_or_the_ones_kept_for_tests() -> None:
+    from pocket.data import HELD_OUT_PHOTOS, TRAIN_PHOTOS
+
+    def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+        return max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
+
+    assert len(HELD_OUT_PHOTOS) >= 8
+    assert not {p.name for p in TRAIN_PHOTOS} & {"rocket", "astronaut", "coffee", "chelsea", "motorcycle_right"}
+    shared = [(a, b) for a in TRAIN_PHOTOS for b in HELD_OUT_PHOTOS if a.file == b.file and overlap(a.box, b.box)]
+    assert not shared
