@@ -109,8 +109,8 @@ class Generate:
         self.store = Store(Path(settings.output))
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        # Loaded in the thread that computes: OpenMP keeps a pool for each thread that ever did, and with more pools than
-        # cores it stops spinning between operations, which costs small models a third of their speed.
+        # Loaded in the thread that computes: OpenMP keeps a pool for each thread that ever did, and with more pool
+        # threads than cores it stops spinning between operations, which costs small models a third of their speed.
         self.engine = self._denoiser.submit(make_engine or (lambda: _make_engine(settings))).result()
         self.info = self._denoiser.submit(self.engine.info).result()
         self._closing = threading.Event()
