@@ -16,6 +16,7 @@ from PIL import Image
 from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload
 from svd_batch.engine.machine import check_machine
 from svd_batch.engine.pipeline import Engine
+from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
 from svd_batch.records import SweepCell
 
@@ -35,14 +36,14 @@ def engine(tiny_checkpoint: Path) -> Engine:
 def received(engine: Engine, cell: SweepCell, seed: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return the arguments with which the pipeline is called; it still makes the video."""
     calls: list[dict[str, Any]] = []
-    stock = StableVideoDiffusionPipeline.__call__
+    stock = SVDSweepPipeline.__call__
 
     def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(stock).bind(self, *args, **kwargs).arguments
         calls.append({**bound, "generator": bound["generator"].initial_seed()})
         return stock(self, *args, **kwargs)
 
-    monkeypatch.setattr(StableVideoDiffusionPipeline, "__call__", spy)
+    monkeypatch.setattr(SVDSweepPipeline, "__call__", spy)
     engine.generate(PICTURE, cell, seed)
     return calls[0]
 
@@ -138,8 +139,8 @@ def test_offload_without_a_gpu_is_refused_in_a_sentence() -> None:
 
 
 def test_nan_from_the_model_is_an_error_and_not_a_black_video(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = StableVideoDiffusionPipeline.decode_latents
-    monkeypatch.setattr(StableVideoDiffusionPipeline, "decode_latents", lambda *a, **k: decode(*a, **k) * float("nan"))
+    decode = SVDSweepPipeline.decode_latents
+    monkeypatch.setattr(SVDSweepPipeline, "decode_latents", lambda *a, **k: decode(*a, **k) * float("nan"))
     with pytest.raises(ValueError, match="NaN"):
         engine.generate(PICTURE, CELL, 5)
 

@@ -16,12 +16,12 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import StableVideoDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
 from svd_batch.config import MemoryConfig, ModelConfig, Offload
 from svd_batch.engine.machine import check_machine, cpu_name, device_type
+from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
 from svd_batch.records import SweepCell
@@ -123,7 +123,7 @@ class Engine:
 
 def _load(folder: Path, model: ModelConfig) -> Any:
     try:
-        return StableVideoDiffusionPipeline.from_pretrained(
+        return SVDSweepPipeline.from_pretrained(
             folder,
             torch_dtype=getattr(torch, model.dtype.value),
             variant=model.variant,

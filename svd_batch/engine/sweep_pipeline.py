@@ -1,0 +1,229 @@
+"""Stock SVD, generalised to one value per sample, so that the cells of a sweep share a batch.
+
+Called with single values it does what `StableVideoDiffusionPipeline` does, to the bit on CPU float32. One
+difference: each sample is decoded by itself, where stock chunks across the frames of a whole batch and so lets one
+video's last frames change another's first.
+
+Source of the steps: diffusers 0.42, pipelines/stable_video_diffusion/pipeline_stable_video_diffusion.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import PIL.Image
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipelineOutput,
+    retrieve_timesteps,
+)
+from diffusers.utils.torch_utils import randn_tensor
+
+PerSample = float | Sequence[float]
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
+    """Image to video with one value, or one per sample, of motion_bucket_id, noise_aug_strength, fps and guidance.
+
+    One picture with lists of length n gives n videos of that picture, and CLIP sees it once:
+
+        >>> pipe = SVDSweepPipeline.from_pretrained(
+        ...     "stabilityai/stable-video-diffusion-img2vid-xt", torch_dtype=torch.float16, variant="fp16"
+        ... ).to("cuda")
+        >>> generators = [torch.Generator().manual_seed(42) for _ in range(2)]
+        >>> slow, fast = pipe(image, motion_bucket_id=[20, 240], generator=generators, decode_chunk_size=8).frames
+
+    All samples of a call share the number of steps and whether guidance is on.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: PIL.Image.Image | list[PIL.Image.Image] | torch.Tensor,
+        height: int = 576,
+        width: int = 1024,
+        num_frames: int | None = None,
+        num_inference_steps: int = 25,
+        sigmas: list[float] | None = None,
+        min_guidance_scale: PerSample = 1.0,
+        max_guidance_scale: PerSample = 3.0,
+        fps: PerSample = 7,
+        motion_bucket_id: PerSample = 127,
+        noise_aug_strength: PerSample = 0.02,
+        decode_chunk_size: int | None = None,
+        num_videos_per_prompt: int | None = 1,
+        generator: Generators = None,
+        latents: torch.Tensor | None = None,
+        output_type: str | None = "pil",
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (stock's own default)
+        return_dict: bool = True,
+    ) -> Any:
+        """Return the videos as stock does: `.frames`, or the bare frames with `return_dict=False`.
+
+        Raises: ValueError for a list of the wrong length, or guidance that is on for some samples and off for others.
+        """
+        # 0.-1. Defaults and checks
+        height = height or self.unet.config.sample_size * self.vae_scale_factor
+        width = width or self.unet.config.sample_size * self.vae_scale_factor
+        num_frames = num_frames if num_frames is not None else self.unet.config.num_frames
+        decode_chunk_size = decode_chunk_size if decode_chunk_size is not None else num_frames
+        self.check_inputs(image, height, width)
+
+        # 2. One value a sample
+        num_images = 1 if isinstance(image, PIL.Image.Image) else len(image)
+        cell = {
+            "min_guidance_scale": min_guidance_scale,
+            "max_guidance_scale": max_guidance_scale,
+            "fps": fps,
+            "motion_bucket_id": motion_bucket_id,
+            "noise_aug_strength": noise_aug_strength,
+        }
+        num_samples = count_samples({**cell, "generator": generator}, num_images, num_videos_per_prompt or 1)
+        values = {name: spread(value, num_samples) for name, value in cell.items()}
+        check_guidance(values["max_guidance_scale"])
+        repeats = num_samples // num_images
+        device = self._execution_device
+        self._guidance_scale: Any = max(values["max_guidance_scale"])  # a number until step 8, as stock
+
+        # 3. CLIP, once an image: (2 * samples, 1, dim) with guidance, the negative half first
+        image_embeddings = self._encode_image(image, device, repeats, self.do_classifier_free_guidance)
+        dtype = image_embeddings.dtype
+
+        # 4. VAE, once a sample; the generator gives the noise first and the latents later, in this order
+        picture = self.video_processor.preprocess(image, height=height, width=width).to(device)  # (images, 3, H, W)
+        image_latents = self._encode_noisy(picture, values["noise_aug_strength"], generator, repeats).to(dtype)
+        image_latents = image_latents.unsqueeze(1).repeat(1, num_frames, 1, 1, 1)  # (…, T, C, h, w)
+
+        # 5. Added time ids; the model was trained on fps - 1
+        columns = ([f - 1 for f in values["fps"]], values["motion_bucket_id"], values["noise_aug_strength"])
+        added_time_ids = self._time_ids(columns, dtype).to(device)
+
+        # 6. Timesteps
+        timesteps, num_inference_steps = retrieve_timesteps(self.scheduler, num_inference_steps, device, None, sigmas)
+
+        # 7. Latents
+        latents = self.prepare_latents(
+            num_samples, num_frames, self.unet.config.in_channels, height, width, dtype, device, generator, latents
+        )
+
+        # 8. Guidance rises linearly over the frames: (samples, T, 1, 1, 1)
+        ramps = zip(values["min_guidance_scale"], values["max_guidance_scale"], strict=True)
+        scales = torch.stack([torch.linspace(low, high, num_frames) for low, high in ramps])
+        self._guidance_scale = scales.to(device, latents.dtype)[:, :, None, None, None]
+
+        # 9. Denoising
+        self._num_timesteps = len(timesteps)
+        with self.progress_bar(total=num_inference_steps) as progress_bar:
+            for i, t in enumerate(timesteps):
+                noise_pred = self._predict(latents, t, image_latents, image_embeddings, added_time_ids)
+                latents = self.scheduler.step(noise_pred, t, latents).prev_sample
+                if callback_on_step_end is not None:
+                    # stock offers whatever local has the name; `_callback_tensor_inputs` allows latents alone
+                    offered = {"latents": latents}
+                    given = {name: offered[name] for name in callback_on_step_end_tensor_inputs}
+                    latents = callback_on_step_end(self, i, t, given).pop("latents", latents)
+                progress_bar.update()
+
+        # 10. Decoding, a sample at a time
+        frames: Any = latents
+        if output_type != "latent":
+            decoded = [self.decode_latents(sample[None], num_frames, decode_chunk_size) for sample in latents]
+            frames = self.video_processor.postprocess_video(video=torch.cat(decoded), output_type=output_type)
+        self.maybe_free_model_hooks()
+        return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
+
+    def _encode_noisy(
+        self, picture: torch.Tensor, strengths: Sequence[float], generator: Generators, repeats: int
+    ) -> torch.Tensor:
+        """Return latents (samples, C, h, w) of pictures with noise, zeros in front of them for guidance.
+
+        One strength for all repeats of an image and one generator: encoded once an image and repeated, as stock does.
+        """
+        alike = all(s == strengths[i - i % repeats] for i, s in enumerate(strengths))
+        each = 1 if alike and not isinstance(generator, list) else repeats
+        picture = picture.repeat_interleave(each, dim=0) if each > 1 else picture
+        noise = randn_tensor(picture.shape, generator=generator, device=picture.device, dtype=picture.dtype)
+        scales = list(strengths[:: repeats // each])
+        # a Python float, as stock multiplies, where there is one value: a tensor would round it first
+        scale: Any = (
+            scales[0] if len(set(scales)) == 1 else torch.tensor(scales, device=picture.device)[:, None, None, None]
+        )
+        picture = picture + scale * noise
+
+        needs_upcasting = self.vae.dtype == torch.float16 and self.vae.config.force_upcast
+        if needs_upcasting:
+            self.vae.to(dtype=torch.float32)
+        encoded = self._encode_vae_image(picture, picture.device, 1, False)
+        if needs_upcasting:
+            self.vae.to(dtype=torch.float16)
+        encoded = encoded.repeat_interleave(repeats // each, dim=0) if repeats > each else encoded
+        return torch.cat([torch.zeros_like(encoded), encoded]) if self.do_classifier_free_guidance else encoded
+
+    def _time_ids(self, columns: Sequence[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:
+        """Return fps - 1, bucket and strength of every sample, twice with guidance: (…, 3)."""
+        expected = self.unet.add_embedding.linear_1.in_features
+        passed = self.unet.config.addition_time_embed_dim * len(columns)
+        if expected != passed:
+            raise ValueError(f"the UNet takes an added time embedding of length {expected}; this call makes {passed}")
+        ids = torch.tensor(list(zip(*columns, strict=True)), dtype=dtype)
+        return torch.cat([ids, ids]) if self.do_classifier_free_guidance else ids
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        t: torch.Tensor,
+        image_latents: torch.Tensor,
+        image_embeddings: torch.Tensor,
+        added_time_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the model's v-prediction (samples, T, C, h, w), guided where guidance is on."""
+        model_input = torch.cat([latents] * 2) if self.do_classifier_free_guidance else latents
+        model_input = self.scheduler.scale_model_input(model_input, t)
+        model_input = torch.cat([model_input, image_latents], dim=2)
+        noise_pred: torch.Tensor = self.unet(
+            model_input,
+            t,
+            encoder_hidden_states=image_embeddings,
+            added_time_ids=added_time_ids,
+            return_dict=False,
+        )[0]
+        if not self.do_classifier_free_guidance:
+            return noise_pred
+        uncond, cond = noise_pred.chunk(2)
+        guided: torch.Tensor = uncond + self.guidance_scale * (cond - uncond)
+        return guided
+
+
+def count_samples(values: Mapping[str, Any], num_images: int, num_videos_per_prompt: int) -> int:
+    """Return the number of videos of a call: images x num_videos_per_prompt, or the lists' length for one image.
+
+    Raises: ValueError naming the list whose length fits neither.
+    """
+    num_samples = num_images * num_videos_per_prompt
+    lengths = {name: len(v) for name, v in values.items() if isinstance(v, Sequence)}
+    if num_samples == 1 and lengths:
+        num_samples = max(lengths.values())
+    for name, length in lengths.items():
+        if length != num_samples:
+            raise ValueError(
+                f"`{name}` is a list of length {length}; give one value, or one for each of {num_samples} samples"
+            )
+    return num_samples
+
+
+def spread(value: PerSample, num_samples: int) -> list[float]:
+    """Return one value a sample."""
+    return list(value) if isinstance(value, Sequence) else [value] * num_samples
+
+
+def check_guidance(max_guidance_scale: Sequence[float]) -> None:
+    """Raise ValueError when guidance is on (above 1) for some samples and off for others."""
+    if len({scale > 1 for scale in max_guidance_scale}) > 1:
+        raise ValueError(
+            f"`max_guidance_scale` {list(max_guidance_scale)} turns guidance on for some samples and off for "
+            "others; give values that are all above 1, or all at most 1"
+        )
