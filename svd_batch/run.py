@@ -161,7 +161,8 @@ def _finish(job: Job, console: Console, seconds: float, interrupted: bool) -> in
     console.say(f"report:   {report.resolve().as_uri()}")
     if failures:
         most = _most_frequent(failures)
-        console.say(f"failures: {len(failures)} in {store.failures_table}, of {failed_images} pictures; {most}")
+        pictures = "1 picture" if failed_images == 1 else f"{failed_images} pictures"
+        console.say(f"failures: {len(failures)} in {store.failures_table}, of {pictures}; {most}")
     if interrupted:
         console.say("interrupted: everything finished is kept; the same command goes on from here")
         return INTERRUPTED
@@ -175,5 +176,8 @@ def _finish(job: Job, console: Console, seconds: float, interrupted: bool) -> in
 
 
 def _most_frequent(failures: list[FailureRecord]) -> str:
+    """Return the most frequent failure with one of its items as an example."""
     messages = [f"{f.stage}: {f.error_message}" for f in failures]
-    return max(sorted(set(messages)), key=messages.count)
+    most = max(sorted(set(messages)), key=messages.count)
+    example = failures[messages.index(most)]
+    return f"{example.image_path or example.image_id}: {most}"
