@@ -57,6 +57,7 @@ Most used:
   video=NAME                {videos}; video.quality, video.playback_fps
   backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address
   memory=NAME               {memories}
+  speed=NAME                {speeds}: the engine's exact shortcuts
   check_images=none|sample|all, retry_failed=true, max_failed_fraction=0.5, verbose=true
 
   --cfg job                 print the configuration with all overrides and stop

@@ -99,6 +99,7 @@ def _generate(job: Job, console: Console) -> bool:
         model=model,
         model_revision=job.revision,
         memory=config.memory,
+        speed=config.speed,
         video=config.video,
         fingerprint=job.fingerprint,
     )

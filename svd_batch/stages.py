@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import svd_batch
 from svd_batch import checkpoint, ids, video
-from svd_batch.config import Fit, MemoryConfig, ModelConfig, VideoConfig
+from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import ItemError
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, VideoRecord, WorkUnit
@@ -56,6 +56,7 @@ class GenerateSettings:
     memory: MemoryConfig
     video: VideoConfig
     fingerprint: str
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     torch_threads: int | None = None
 
 
@@ -246,4 +247,6 @@ def _no_picture(loaded: LoadedUnit) -> FailureRecord:
 def _make_engine(settings: GenerateSettings) -> Engine:
     from svd_batch.engine.pipeline import Engine
 
-    return Engine(checkpoint.fetch(settings.model), settings.model, settings.memory, settings.torch_threads)
+    return Engine(
+        checkpoint.fetch(settings.model), settings.model, settings.memory, settings.speed, settings.torch_threads
+    )

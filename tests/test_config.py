@@ -29,6 +29,7 @@ from svd_batch.config import (
     MemoryConfig,
     ModelConfig,
     Offload,
+    SpeedConfig,
     SweepConfig,
     VideoConfig,
     folder_settings,
@@ -226,6 +227,7 @@ def test_the_revision_of_the_weights_is_among_the_pixel_settings():
     [
         lambda c: setattr(c.memory, "offload", Offload.model),
         lambda c: setattr(c.memory, "forward_chunking", True),
+        lambda c: setattr(c.speed, "temporal_conv2d", False),
         lambda c: setattr(c.backend, "num_gpus", 2.0),
         lambda c: setattr(c.backend, "num_actors", [4, 4]),
         lambda c: setattr(c.model, "name", "other"),
@@ -279,6 +281,7 @@ def test_every_group_has_a_file():
         "generation",
         "memory",
         "model",
+        "speed",
         "sweep",
         "video",
     }
@@ -368,7 +371,7 @@ def test_every_field_has_a_docstring_below_it_or_is_a_section_with_one(kind: typ
 
 
 @pytest.mark.parametrize(
-    "kind", [ModelConfig, MemoryConfig, VideoConfig, BackendConfig], ids=lambda kind: kind.__name__
+    "kind", [ModelConfig, MemoryConfig, SpeedConfig, VideoConfig, BackendConfig], ids=lambda kind: kind.__name__
 )
 def test_every_option_of_a_group_sets_every_field_that_differs_between_options(kind: type):
     group = kind.__name__.removesuffix("Config").lower()

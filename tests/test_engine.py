@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 
-from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload
+from svd_batch.cli import conf_dir
+from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload, SpeedConfig
 from svd_batch.engine.machine import check_machine
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
@@ -28,9 +30,12 @@ def tiny_model(folder: Path, **changes: Any) -> ModelConfig:
     return ModelConfig(id=str(folder), name="tiny", **{"num_frames": 3, "height": 32, "width": 32, **changes})
 
 
+OFF = SpeedConfig(**{field.name: False for field in dataclasses.fields(SpeedConfig)})
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint: Path) -> Engine:
-    return Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), torch_threads=1)
+    return Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), SpeedConfig(), torch_threads=1)
 
 
 def received(engine: Engine, cell: SweepCell, seed: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -48,7 +53,8 @@ def received(engine: Engine, cell: SweepCell, seed: int, monkeypatch: pytest.Mon
     return calls[0]
 
 
-def test_pixels_equal_the_stock_pipeline_called_with_the_same_arguments(engine: Engine, tiny_checkpoint: Path) -> None:
+def stock_frames(tiny_checkpoint: Path) -> np.ndarray:
+    """Return the frames (T, H, W, 3) uint8 of CELL, seed 5, by stock diffusers."""
     stock = StableVideoDiffusionPipeline.from_pretrained(tiny_checkpoint, variant="fp16", torch_dtype=torch.float32)
     stock.set_progress_bar_config(disable=True)
     frames = stock(
@@ -60,7 +66,40 @@ def test_pixels_equal_the_stock_pipeline_called_with_the_same_arguments(engine: 
         decode_chunk_size=2,
         generator=torch.manual_seed(5),
     ).frames[0]
-    assert np.array_equal(engine.generate(PICTURE, CELL, 5).frames, np.stack([np.asarray(f) for f in frames]))
+    return np.stack([np.asarray(f) for f in frames])
+
+
+def test_without_shortcuts_pixels_equal_the_stock_pipelines_to_the_bit(tiny_checkpoint: Path) -> None:
+    engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), OFF, torch_threads=1)
+    assert np.array_equal(engine.generate(PICTURE, CELL, 5).frames, stock_frames(tiny_checkpoint))
+
+
+def test_with_every_shortcut_pixels_are_at_most_one_step_from_the_stock_pipelines(
+    engine: Engine, tiny_checkpoint: Path
+) -> None:
+    ours = engine.generate(PICTURE, CELL, 5).frames
+    assert np.abs(ours.astype(int) - stock_frames(tiny_checkpoint)).max() <= 1
+
+
+def test_speed_off_in_conf_turns_every_shortcut_off() -> None:
+    assert SpeedConfig(**yaml.safe_load((conf_dir() / "speed" / "off.yaml").read_text())) == OFF
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SpeedConfig)])
+def test_each_shortcut_reaches_the_pipeline_by_itself(name: str, tiny_checkpoint: Path) -> None:
+    speed = dataclasses.replace(OFF, **{name: True})
+    engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), speed, torch_threads=1)
+    kinds = {type(module).__name__ for module in (*engine.pipe.unet.modules(), *engine.pipe.vae.decoder.modules())}
+    switches = getattr(engine.pipe.unet, "switches", None)
+    taken = {
+        "collapse_cross_attention": bool(switches and switches.collapse_cross_attention),
+        "hoist_invariants": "FastResBlock" in kinds,
+        "slice_feed_forward": bool(switches and switches.slice_feed_forward),
+        "onednn_linear": "OneDnnLinear" in kinds,
+        "temporal_conv2d": "TemporalConv" in kinds,
+        "reuse_conditioning": engine.pipe.known is not None,
+    }
+    assert [key for key, is_taken in taken.items() if is_taken] == [name]
 
 
 def test_the_same_call_twice_gives_the_same_pixels(engine: Engine) -> None:
@@ -100,31 +139,30 @@ def test_the_seed_reaches_the_pipeline_and_changes_pixels(engine: Engine, monkey
 def test_the_shape_of_the_model_reaches_the_pipeline_and_the_frames(
     key: str, value: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint, **{key: value}), MemoryConfig())
+    other = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint, **{key: value}), MemoryConfig(), SpeedConfig())
     assert received(other, CELL, 5, monkeypatch)[key] == value
     shape = dict(zip(("num_frames", "height", "width"), other.generate(PICTURE, CELL, 5).frames.shape, strict=False))
     assert shape[key] == value
 
 
 def test_dtype_reaches_every_part(tiny_checkpoint: Path) -> None:
-    engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint, dtype=Dtype.bfloat16), MemoryConfig())
+    engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint, dtype=Dtype.bfloat16), MemoryConfig(), SpeedConfig())
     assert {p.dtype for p in (engine.pipe.unet, engine.pipe.vae, engine.pipe.image_encoder)} == {torch.bfloat16}
 
 
 def test_torch_threads_is_what_computes(tiny_checkpoint: Path) -> None:
     before = torch.get_num_threads()
     try:
-        engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), torch_threads=2)
+        engine = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(), SpeedConfig(), torch_threads=2)
         assert engine.info().torch_threads == torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_forward_chunking_reaches_the_unet_and_keeps_the_pixels(engine: Engine, tiny_checkpoint: Path) -> None:
-    chunked = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(forward_chunking=True), 1)
-    sizes = {getattr(m, "_chunk_size", None) for m in chunked.pipe.unet.modules() if hasattr(m, "_chunk_size")}
+    chunked = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(forward_chunking=True), OFF, 1)
     ours, theirs = chunked.generate(PICTURE, CELL, 5).frames, engine.generate(PICTURE, CELL, 5).frames
-    assert sizes == {1}
+    assert chunked.pipe.unet.switches.slice_feed_forward
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
@@ -148,7 +186,7 @@ def test_nan_from_the_model_is_an_error_and_not_a_black_video(engine: Engine, mo
 def test_the_bundled_checkpoint_loads_and_makes_a_clip() -> None:
     from svd_batch.checkpoint import bundled_checkpoint
 
-    engine = Engine(bundled_checkpoint(), ModelConfig(), MemoryConfig())
+    engine = Engine(bundled_checkpoint(), ModelConfig(), MemoryConfig(), SpeedConfig())
     picture = np.full((64, 96, 3), 128, np.uint8)
     frames = engine.generate(picture, dataclasses.replace(CELL, decode_chunk_size=8), 1).frames
     assert frames.shape == (8, 64, 96, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
+from svd_batch.config import MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.pipeline import Engine
 from svd_batch.stages import Generate, GenerateSettings
 from svd_batch.store import Store
@@ -19,7 +19,7 @@ def test_the_engine_is_loaded_in_the_thread_that_computes(tmp_path: Path, tiny_c
 
     def make_engine() -> Engine:
         loaded_in.append(threading.current_thread().name)
-        return Engine(tiny_checkpoint, model, MemoryConfig(), 1)
+        return Engine(tiny_checkpoint, model, MemoryConfig(), SpeedConfig(), 1)
 
     stage = Generate(GenerateSettings(str(tmp_path), model, "r", MemoryConfig(), VideoConfig(), "f"), make_engine)
     assert loaded_in == [thread.name for thread in stage._denoiser._threads]

@@ -6,6 +6,7 @@ one, else the CPU.
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 import time
@@ -19,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from svd_batch.config import MemoryConfig, ModelConfig, Offload
+from svd_batch.config import MemoryConfig, ModelConfig, Offload, SpeedConfig
+from svd_batch.engine.fast_unet import FastUNet, Switches, make_fast
 from svd_batch.engine.machine import check_machine, cpu_name, device_type
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
@@ -55,7 +57,12 @@ class Engine:
     """
 
     def __init__(
-        self, folder: Path, model: ModelConfig, memory: MemoryConfig, torch_threads: int | None = None
+        self,
+        folder: Path,
+        model: ModelConfig,
+        memory: MemoryConfig,
+        speed: SpeedConfig,
+        torch_threads: int | None = None,
     ) -> None:
         if torch_threads is not None:
             torch.set_num_threads(torch_threads)
@@ -66,8 +73,7 @@ class Engine:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
         self.pipe = _load(folder, model)
-        if memory.forward_chunking:
-            self.pipe.unet.enable_forward_chunking()
+        _apply_speed(self.pipe, speed, memory, self.device.type)
         if memory.offload is Offload.model:
             self.pipe.enable_model_cpu_offload()
         else:
@@ -119,6 +125,17 @@ class Engine:
             return int(torch.cuda.max_memory_allocated(self.device))
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type: str) -> None:
+    """Make the loaded pipeline take the exact shortcuts; slices are for speed on a CPU and for memory on a GPU."""
+    wanted = dataclasses.asdict(speed)
+    if wanted.pop("reuse_conditioning"):
+        pipe.enable_conditioning_reuse(keep_float32_encoder=memory.offload is Offload.none)
+    cut = memory.forward_chunking or (speed.slice_feed_forward and device_type == "cpu")
+    make_fast(pipe, Switches(**{**wanted, "slice_feed_forward": cut}))
+    if memory.forward_chunking and not isinstance(pipe.unet, FastUNet):
+        pipe.unet.enable_forward_chunking()
 
 
 def _load(folder: Path, model: ModelConfig) -> Any:

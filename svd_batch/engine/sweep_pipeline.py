@@ -9,9 +9,12 @@ Source of the steps: diffusers 0.42, pipelines/stable_video_diffusion/pipeline_s
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from diffusers import StableVideoDiffusionPipeline
@@ -38,6 +41,21 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
 
     All samples of a call share the number of steps and whether guidance is on.
     """
+
+    split_guidance: bool = False
+    """Run the two halves of guidance one after the other: half of the activations, the same pixels."""
+    known: Conditioning | None = None
+    """Embeddings and image latents to reuse between calls; None computes them at each call, as stock does."""
+
+    def enable_conditioning_reuse(self, *, keep_float32_encoder: bool = True) -> None:
+        """Remember what CLIP and the VAE said about recent pictures: the cells of a sweep ask the same again.
+
+        A float16 VAE that encodes in float32 is turned to float32 and back at each call by stock;
+        `keep_float32_encoder` keeps a second, float32 copy of its encoder instead (137 MB for SVD).
+        """
+        self.known = Conditioning()
+        if keep_float32_encoder and self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
+            self.known.encoder = copy.deepcopy(torch.nn.Sequential(self.vae.encoder, self.vae.quant_conv)).float()
 
     @torch.no_grad()
     def __call__(
@@ -116,10 +134,13 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         self._guidance_scale = scales.to(device, latents.dtype)[:, :, None, None, None]
 
         # 9. Denoising
+        conditioning = (image_latents, image_embeddings, added_time_ids)
+        splits = self.split_guidance and self.do_classifier_free_guidance
+        halves = list(zip(*(part.chunk(2) for part in conditioning), strict=True)) if splits else [conditioning]
         self._num_timesteps = len(timesteps)
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, t in enumerate(timesteps):
-                noise_pred = self._predict(latents, t, image_latents, image_embeddings, added_time_ids)
+                noise_pred = self._predict(latents, t, halves)
                 latents = self.scheduler.step(noise_pred, t, latents).prev_sample
                 if callback_on_step_end is not None:
                     # stock offers whatever local has the name; `_callback_tensor_inputs` allows latents alone
@@ -135,6 +156,40 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
             frames = self.video_processor.postprocess_video(video=torch.cat(decoded), output_type=output_type)
         self.maybe_free_model_hooks()
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
+
+    def _encode_image(
+        self, image: Any, device: torch.device, num_videos_per_prompt: int, do_classifier_free_guidance: bool
+    ) -> torch.Tensor:
+        """Return stock's CLIP embeddings, from memory where the same pictures were asked for before."""
+
+        def encode() -> torch.Tensor:
+            embeddings: torch.Tensor = super(SVDSweepPipeline, self)._encode_image(
+                image, device, num_videos_per_prompt, do_classifier_free_guidance
+            )
+            return embeddings
+
+        if self.known is None:
+            return encode()
+        asked = f"clip {device} {num_videos_per_prompt} {do_classifier_free_guidance}"
+        return self.known.get(f"{asked} {digest(image)}", encode)
+
+    def _encode_known(self, picture: torch.Tensor, known: Conditioning) -> torch.Tensor:
+        """Return the latents (1, C, h, w) of one noisy picture, from memory where the same was asked for before."""
+        return known.get(f"vae {digest(picture)}", lambda: self._encode_picture(picture))
+
+    def _encode_picture(self, picture: torch.Tensor) -> torch.Tensor:
+        """Return the latents (N, C, h, w) of noisy pictures (N, 3, H, W), in float32 where the VAE asks for it."""
+        if self.known is not None and self.known.encoder is not None:
+            moments: torch.Tensor = self.known.encoder.to(picture.device)(picture.float())
+            mean, _ = moments.chunk(2, dim=1)
+            return mean
+        needs_upcasting = self.vae.dtype == torch.float16 and self.vae.config.force_upcast
+        if needs_upcasting:
+            self.vae.to(dtype=torch.float32)
+        encoded: torch.Tensor = self._encode_vae_image(picture, picture.device, 1, False)
+        if needs_upcasting:
+            self.vae.to(dtype=torch.float16)
+        return encoded
 
     def _encode_noisy(
         self, picture: torch.Tensor, strengths: Sequence[float], generator: Generators, repeats: int
@@ -154,12 +209,10 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         )
         picture = picture + scale * noise
 
-        needs_upcasting = self.vae.dtype == torch.float16 and self.vae.config.force_upcast
-        if needs_upcasting:
-            self.vae.to(dtype=torch.float32)
-        encoded = self._encode_vae_image(picture, picture.device, 1, False)
-        if needs_upcasting:
-            self.vae.to(dtype=torch.float16)
+        if self.known is None:
+            encoded = self._encode_picture(picture)
+        else:  # one at a time, so that a sample's latents don't depend on its neighbours
+            encoded = torch.cat([self._encode_known(sample, self.known) for sample in torch.split(picture, 1)])
         encoded = encoded.repeat_interleave(repeats // each, dim=0) if repeats > each else encoded
         return torch.cat([torch.zeros_like(encoded), encoded]) if self.do_classifier_free_guidance else encoded
 
@@ -173,29 +226,59 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         return torch.cat([ids, ids]) if self.do_classifier_free_guidance else ids
 
     def _predict(
-        self,
-        latents: torch.Tensor,
-        t: torch.Tensor,
-        image_latents: torch.Tensor,
-        image_embeddings: torch.Tensor,
-        added_time_ids: torch.Tensor,
+        self, latents: torch.Tensor, t: torch.Tensor, halves: Sequence[tuple[torch.Tensor, ...]]
     ) -> torch.Tensor:
-        """Return the model's v-prediction (samples, T, C, h, w), guided where guidance is on."""
-        model_input = torch.cat([latents] * 2) if self.do_classifier_free_guidance else latents
-        model_input = self.scheduler.scale_model_input(model_input, t)
-        model_input = torch.cat([model_input, image_latents], dim=2)
-        noise_pred: torch.Tensor = self.unet(
-            model_input,
-            t,
-            encoder_hidden_states=image_embeddings,
-            added_time_ids=added_time_ids,
-            return_dict=False,
-        )[0]
-        if not self.do_classifier_free_guidance:
-            return noise_pred
-        uncond, cond = noise_pred.chunk(2)
-        guided: torch.Tensor = uncond + self.guidance_scale * (cond - uncond)
-        return guided
+        """Return the model's v-prediction (samples, T, C, h, w), guided where guidance is on.
+
+        `halves`: image latents, embeddings and time ids of both halves of guidance together, or of one after the other.
+        """
+        guided = self.do_classifier_free_guidance
+        scaled = self.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+        predictions = []
+        for model_input, (image_latents, embeddings, time_ids) in zip(scaled.chunk(len(halves)), halves, strict=True):
+            predictions += self.unet(
+                torch.cat([model_input, image_latents], dim=2),
+                t,
+                encoder_hidden_states=embeddings,
+                added_time_ids=time_ids,
+                return_dict=False,
+            )
+        if not guided:
+            prediction: torch.Tensor = predictions[0]
+            return prediction
+        uncond, cond = predictions if len(halves) == 2 else predictions[0].chunk(2)
+        mixed: torch.Tensor = uncond + self.guidance_scale * (cond - uncond)
+        return mixed
+
+
+class Conditioning:
+    """What CLIP and the VAE said about recent pictures, by a digest of what they were shown."""
+
+    def __init__(self, most: int = 64) -> None:
+        self.encoder: torch.nn.Module | None = None
+        """A float32 copy of a float16 VAE's encoder and quant_conv, where one is kept."""
+        self._most = most
+        self._results: dict[str, torch.Tensor] = {}
+
+    def get(self, key: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return compute(), from memory where the key was asked for before."""
+        if key in self._results:
+            self._results[key] = self._results.pop(key)  # now the last to go
+        else:
+            if len(self._results) == self._most:
+                del self._results[next(iter(self._results))]
+            self._results[key] = compute()
+        return self._results[key]
+
+
+def digest(picture: Any) -> str:
+    """Return a hash of the pixels of a picture, a tensor or a list of them."""
+    total = hashlib.blake2b(digest_size=16)
+    for part in picture if isinstance(picture, list) else [picture]:
+        pixels = part.cpu().float().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
+        total.update(f"{type(part).__name__} {pixels.shape} {pixels.dtype}".encode())
+        total.update(np.ascontiguousarray(pixels).data)
+    return total.hexdigest()
 
 
 def count_samples(values: Mapping[str, Any], num_images: int, num_videos_per_prompt: int) -> int:
