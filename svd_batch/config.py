@@ -49,6 +49,7 @@ class Offload(Enum):
 
     none = "none"
     model = "model"
+    sequential = "sequential"
 
 
 class BackendKind(Enum):
@@ -173,9 +174,11 @@ class MemoryConfig:
     """What is traded for memory; nothing here changes pixels."""
 
     offload: Offload = Offload.none
-    """none keeps all on the device; model moves each part to the GPU only while it runs (needs CUDA)."""
+    """none keeps all on the device; model moves each part to the GPU while it runs, sequential each layer (CUDA)."""
     forward_chunking: bool = False
-    """Run the UNet's feed-forward layers in slices (less peak memory, slower)."""
+    """Run the UNet's feed-forward layers in slices (less peak memory); speed.slice_feed_forward does it on a CPU."""
+    split_guidance: bool = False
+    """Run the two halves of guidance one after the other (half of the UNet's activations)."""
 
 
 @dataclass

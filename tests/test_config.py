@@ -227,6 +227,7 @@ def test_the_revision_of_the_weights_is_among_the_pixel_settings():
     [
         lambda c: setattr(c.memory, "offload", Offload.model),
         lambda c: setattr(c.memory, "forward_chunking", True),
+        lambda c: setattr(c.memory, "split_guidance", True),
         lambda c: setattr(c.speed, "temporal_conv2d", False),
         lambda c: setattr(c.backend, "num_gpus", 2.0),
         lambda c: setattr(c.backend, "num_actors", [4, 4]),

@@ -171,9 +171,17 @@ def test_float16_without_a_gpu_is_refused_in_a_sentence() -> None:
         check_machine(ModelConfig(dtype=Dtype.float16), MemoryConfig(), "cpu")
 
 
-def test_offload_without_a_gpu_is_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match="memory.offload: model needs a CUDA GPU"):
-        check_machine(ModelConfig(), MemoryConfig(offload=Offload.model), "cpu")
+def test_split_guidance_reaches_the_pipeline_and_keeps_the_pixels(engine: Engine, tiny_checkpoint: Path) -> None:
+    split = Engine(tiny_checkpoint, tiny_model(tiny_checkpoint), MemoryConfig(split_guidance=True), SpeedConfig(), 1)
+    ours, theirs = split.generate(PICTURE, CELL, 5).frames, engine.generate(PICTURE, CELL, 5).frames
+    assert split.pipe.split_guidance
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("offload", [Offload.model, Offload.sequential])
+def test_offload_without_a_gpu_is_refused_in_a_sentence(offload: Offload) -> None:
+    with pytest.raises(UserError, match=f"memory.offload: {offload.value} needs a CUDA GPU"):
+        check_machine(ModelConfig(), MemoryConfig(offload=offload), "cpu")
 
 
 def test_nan_from_the_model_is_an_error_and_not_a_black_video(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

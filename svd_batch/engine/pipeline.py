@@ -74,8 +74,11 @@ class Engine:
         diffusers.utils.logging.disable_progress_bar()
         self.pipe = _load(folder, model)
         _apply_speed(self.pipe, speed, memory, self.device.type)
+        self.pipe.split_guidance = memory.split_guidance
         if memory.offload is Offload.model:
             self.pipe.enable_model_cpu_offload()
+        elif memory.offload is Offload.sequential:
+            self.pipe.enable_sequential_cpu_offload()
         else:
             self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
