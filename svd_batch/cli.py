@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -30,6 +31,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
   report OUTPUT             write the HTML page of a finished or interrupted run
   verify OUTPUT             check that every video is there, unchanged and playable
+  show OUTPUT VIDEO_ID      print a video's row, and how to make it again, also with stock diffusers
 
 Each has its own --help. `svd-batch --version` prints the version.
 
@@ -114,6 +116,7 @@ def _dispatch(arguments: list[str]) -> int:
         "manifest": _manifest,
         "report": _report,
         "verify": _verify,
+        "show": _show,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -315,3 +318,40 @@ def _verify(rest: list[str]) -> int:
     verb = "forgotten; the next run makes them again" if arguments.forget and found else "found"
     print(f"{arguments.output}: {len(found)} problems {verb}")
     return PROBLEMS_FOUND if found else 0
+
+
+def _show(rest: list[str]) -> int:
+    parser = _parser(
+        "show",
+        "Print one video's row, a command that makes this video again in a new folder, and a script that makes it with "
+        "stock diffusers. The script's pixels are those of the job, except for what another torch or device rounds "
+        "otherwise and for what the video file's codec loses.",
+    )
+    parser.add_argument("output", type=Path, help="output folder of a run")
+    parser.add_argument("video_id", help="a video_id, its first hex digits (4 or more), or the video's file")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--script", action="store_true", help="print the script alone, as in … --script > one.py")
+    only.add_argument("--command", action="store_true", help="print the command alone, as in … --command | bash")
+    only.add_argument("--json", action="store_true", help="print the row alone, as JSON")
+    only.add_argument("--manifest", type=Path, metavar="FILE", help="write a one-row manifest of the video's picture")
+    arguments = parser.parse_args(rest)
+    from svd_batch import show
+
+    shown = show.find(arguments.output, arguments.video_id)
+    if arguments.json:
+        print(json.dumps(show.row(shown), default=str, indent=2, ensure_ascii=False))
+    elif arguments.command:
+        print(show.command(shown))
+    elif arguments.script:
+        print(show.script(shown), end="")
+    elif arguments.manifest:
+        show.write_one_row_manifest(shown, arguments.manifest)
+        print(f"{arguments.manifest}: 1 picture")
+    else:
+        print("\n".join(show.row_lines(show.row(shown))))
+        print(f"\n# This video again, in a new folder:\n{show.command(shown)}")
+        print(f"\n# This video with stock diffusers (--script prints this alone):\n{show.script(shown)}", end="")
+    changed = None if arguments.json or arguments.manifest else show.changed_checkpoint(shown)
+    if changed:
+        print(f"note: {changed}", file=sys.stderr)
+    return 0

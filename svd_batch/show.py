@@ -1,0 +1,324 @@
+"""One video of a dataset: its row, the command that makes it again, and a script that makes it with stock diffusers.
+
+Reads what a run left (records, run.json, the manifest); loads no model and writes nothing but a one-row manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from svd_batch import checkpoint
+from svd_batch.config import ModelConfig
+from svd_batch.errors import ItemError, UserError
+from svd_batch.images import one_line, open_image, read_bytes
+from svd_batch.manifest import read_manifest
+from svd_batch.records import CELL_FIELDS, ImageRecord, VideoRecord
+from svd_batch.store import Store
+
+_SHORTEST_PREFIX = 4
+_NOT_OVERRIDES = ("seed", "model.revision", "video.codec")
+"""Settings of run.json that the command gives in another form."""
+_RECORDED = ("model", "memory", "speed", "video")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One committed video with all that it takes to make it again."""
+
+    store: Store
+    record: VideoRecord
+    settings: Mapping[str, Any]
+    """`settings` of run.json: what one output folder may not mix."""
+    manifests: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the new manifest, output folder and script are called."""
+        return f"one-{self.record.video_id[:8]}"
+
+    def image(self) -> ImageRecord:
+        """Return where the video's picture is.
+
+        Raises: UserError when no manifest of the last run has it.
+        """
+        for image in read_manifest(self.manifests, allow_urls=True).images:
+            if image.image_id == self.record.image_id:
+                return image
+        raise UserError(
+            f"show: the picture {self.record.image_id!r} is not in {', '.join(self.manifests)}, the manifest of the "
+            "folder's last run; run the manifest that has it once more"
+        )
+
+
+def find(root: Path, video_id: str) -> Shown:
+    """Return a video of an output folder; `video_id` may be its first digits (4 or more) or the video's file.
+
+    Raises: UserError when `root` is no output folder, or has none or several of such videos.
+    """
+    store = Store(root)
+    if not store.exists():
+        raise UserError(f"show: {root} is not an output folder of svd_batch; give the output=… of a run")
+    digits = Path(video_id).stem.lower()
+    is_prefix = re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},}}", digits) is not None
+    found = sorted(i for i in store.done_ids() if i.startswith(digits)) if is_prefix else []
+    if len(found) > 1:
+        raise UserError(
+            f"VIDEO_ID: {video_id!r} begins {len(found)} videos, {found[0]} and {found[1]} among them; give more digits"
+        )
+    record = store.read_record(found[0]) if found else None
+    if record is None:
+        raise UserError(
+            f"VIDEO_ID: {root} has no video {video_id!r}; give a video_id of metadata.parquet, "
+            f"{_SHORTEST_PREFIX} or more of its first hex digits, or a file below videos/"
+        )
+    run = store.read_run()
+    settings, manifests = run.get("settings") or {}, run.get("manifest") or []
+    if "fit" not in settings or not manifests:
+        raise UserError(
+            f"show: {store.run_json} doesn't say how the folder was made; the same run command writes it anew"
+        )
+    return Shown(store, record, settings, tuple(manifests))
+
+
+def row(shown: Shown) -> dict[str, Any]:
+    """Return the row of metadata.parquet, its carried columns last; the record alone where the table lacks it."""
+    values = dataclasses.asdict(shown.record)
+    if shown.store.metadata.is_file():
+        try:
+            rows = pq.read_table(shown.store.metadata, filters=[("video_id", "==", shown.record.video_id)]).to_pylist()
+        except (pa.ArrowException, OSError):
+            raise UserError(f"show: {shown.store.metadata} is damaged; the same run command writes it anew") from None
+        values = {**(rows[0] if rows else {}), **values}
+        values = {k: values[k] for k in [*dataclasses.asdict(shown.record), *values]}
+    return values
+
+
+def row_lines(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield `name: value`, the values aligned."""
+    longest = max(map(len, values))
+    for name, value in values.items():
+        text = "null" if value is None else f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
+        yield f"{name + ':':{longest + 1}} {text}"
+
+
+# --- the same video by svd_batch ------------------------------------------------------------------------
+
+
+def write_one_row_manifest(shown: Shown, out: Path) -> None:
+    """Write a manifest of the video's picture alone, under the same image_id and with the picture's SHA-256.
+
+    Raises: UserError when the picture is in no manifest, or `out` can't be written.
+    """
+    image, record = shown.image(), shown.record
+    columns = {"image_id": image.image_id, "image_sha256": record.image_sha256}
+    table = pa.table({k: pa.array([v], pa.string()) for k, v in columns.items()})
+    if image.source_row is not None:
+        table = table.append_column("image_bytes", pa.array([_bytes(image)], pa.binary()))
+    path = image.image_path if image.source_row is not None else image.source
+    table = table.append_column("image_path", pa.array([path], pa.string()))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, out)
+    except OSError as error:
+        raise UserError(f"show: {out} can't be written: {one_line(error)}") from None
+
+
+def command(shown: Shown) -> str:
+    """Return shell commands that make this one video, with the same video_id, in a new folder below the current one."""
+    record, settings = shown.record, shown.settings
+    manifest = f"{shown.name}.parquet"
+    is_hub = checkpoint_folder(record) is None
+    overrides = {
+        "manifest": manifest,
+        "output": shown.name,
+        "seeds": [record.seed],
+        "video": settings["video.codec"],  # conf/video has a file of this name for each codec
+        **{k: v for k, v in settings.items() if k not in _NOT_OVERRIDES},
+        **({"model.revision": record.model_revision} if is_hub else {}),
+        **_recorded_config(shown),
+        **{f"generation.{name}": getattr(record, name) for name in CELL_FIELDS},
+        "backend": "serial",
+        "backend.torch_threads": record.torch_threads,
+        "check_images": "none",
+        "allow_urls": True,
+    }
+    words = [shlex.quote(f"{key}={override_value(value)}") for key, value in overrides.items()]
+    root = str(shown.store.root.resolve())
+    first = ["python", "-m", "svd_batch", "show", root, record.video_id, "--manifest", manifest]
+    return f"{shlex.join(first)} &&\npython -m svd_batch run {' '.join(words)}"
+
+
+def _recorded_config(shown: Shown) -> dict[str, Any]:
+    """Return what config.yaml adds to run.json: name and licence of the model, memory, speed, tags in the files."""
+    import yaml  # as Hydra does
+
+    path = shown.store.internal / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        flat = {f"{section}.{k}": v for section in _RECORDED for k, v in config.get(section, {}).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, yaml.YAMLError, AttributeError):
+        raise UserError(f"show: {path} is damaged; the same run command writes it anew") from None
+    names = ("model.name", "model.license", "video.embed_parameters")
+    return {k: v for k, v in flat.items() if k in names or k.partition(".")[0] in ("memory", "speed")}
+
+
+def override_value(value: Any) -> str:
+    """Return a value as Hydra's override grammar writes it, text quoted where it could mean something else.
+
+    Source: https://hydra.cc/docs/1.3/advanced/override_grammar/basic/#quoted-values
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if not isinstance(value, str):
+        return repr(value)
+    words = ("null", "true", "false", "nan", "inf")
+    if re.fullmatch(r"[A-Za-z/][\w./-]*", value) and value.lower() not in words:
+        return value
+    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return "'" + text.replace("${", "\\${") + "'"
+
+
+# --- the same video by stock diffusers ------------------------------------------------------------------
+
+
+def checkpoint_folder(record: VideoRecord) -> Path | None:
+    """Return the folder of the video's checkpoint on this machine, there or not, or None for one of the hub."""
+    if record.model_id == "pocket":
+        return checkpoint.bundled_checkpoint()
+    path = Path(record.model_id)
+    return path if path.is_absolute() else None  # a run resolves the folders that it was given
+
+
+def script(shown: Shown) -> str:
+    """Return a Python script that makes the video with stock diffusers and saves its frames as PNG files.
+
+    Raises: UserError when the picture is in no manifest or can't be opened.
+    """
+    record, settings = shown.record, shown.settings
+    image = shown.image()
+    folder = checkpoint_folder(record)
+    where = repr(record.model_id) + f", revision={record.model_revision!r}" if folder is None else repr(str(folder))
+    size = (record.width, record.height)
+    fit = {
+        "crop": f"ImageOps.fit(picture, {size}, Image.Resampling.LANCZOS)",
+        "pad": f"ImageOps.pad(picture, {size}, Image.Resampling.LANCZOS, color=(0, 0, 0))",
+        "stretch": f"picture.resize({size}, Image.Resampling.LANCZOS)",
+    }[settings["fit"]]
+    cell = "".join(f"    {name}={getattr(record, name)!r},\n" for name in CELL_FIELDS)
+    device = _plain(record.device_name)
+    opening = "\n".join(_opening(image, record))
+    standard = [f"import {name}\n" for name in ("io",) if f"{name}." in opening]
+    others = {"np": "import numpy as np\n", "pq": "import pyarrow.parquet as pq\n"}
+    needed = [line for name, line in others.items() if f"{name}." in opening]
+    return f'''"""Make video {record.video_id} with stock diffusers.
+
+The job had torch {record.torch_version}, diffusers {record.diffusers_version} and {device}; others may round otherwise.
+"""
+
+{"".join(standard)}from pathlib import Path
+
+{"".join(needed)}import torch
+from diffusers import StableVideoDiffusionPipeline
+from PIL import Image, ImageOps
+
+torch.set_num_threads({record.torch_threads})  # the job had {record.torch_threads} threads: sums of floats depend on it
+
+{opening}
+picture = {fit}  # fit={settings["fit"]}
+
+pipe = StableVideoDiffusionPipeline.from_pretrained(
+    {where}, variant={settings.get("model.variant")!r}, torch_dtype=torch.{record.dtype}, use_safetensors=True
+)
+frames = pipe.to("cuda" if torch.cuda.is_available() else "cpu")(
+    picture,
+    height={record.height},
+    width={record.width},
+    num_frames={record.num_frames},
+{cell}    generator=torch.manual_seed({record.seed}),
+).frames[0]
+
+folder = Path("{shown.name}-frames")
+folder.mkdir(exist_ok=True)
+for i, frame in enumerate(frames):
+    frame.save(folder / f"{{i:03}}.png")
+print(f"{{len(frames)}} frames in {{folder}}; the dataset plays them at {record.playback_fps} a second")
+'''
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\", "/").replace('"', "'")
+
+
+def _opening(image: ImageRecord, record: VideoRecord) -> Iterator[str]:
+    """Yield the lines that leave `picture` upright and in RGB, as `images.open_image` does."""
+    if image.source_row is None and "://" in image.source:
+        yield f"# download {_plain(image.source)} as picture.png first"
+        yield 'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
+        return
+    data = _bytes(image)
+    if hashlib.sha256(data).hexdigest() != record.image_sha256:
+        yield "# NOTE: the picture is not the one that the video was made of; its bytes have changed since"
+    if image.source_row is not None:
+        value = f"pq.read_table({image.source!r}, columns=[{image.bytes_column!r}])[0][{image.source_row}].as_py()"
+        value = f'{value}["bytes"]' if image.bytes_column == "image" else value
+        yield f"data = {value}"
+        opened = "io.BytesIO(data)"
+    else:
+        opened = repr(image.source)
+    yield f"picture = ImageOps.exif_transpose(Image.open({opened}))"
+    yield from _to_rgb(data)
+
+
+def _to_rgb(data: bytes) -> Iterator[str]:
+    """Yield the lines that this very picture needs to become RGB."""
+    try:
+        open_image(data)  # refuses what the job refuses
+    except ItemError as error:
+        raise UserError(f"show: the picture can't be opened any more: {error}") from None
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if picture.mode.startswith("I") or picture.mode == "F":
+        yield "grey = np.asarray(picture, dtype=np.float64)"
+        top = "65535" if picture.mode != "F" else "grey.max()"
+        yield f"grey *= 255 if {top} <= 1 else 1 if {top} <= 255 else 1 / 257"
+        yield "picture = Image.fromarray(np.clip(grey, 0, 255).round().astype(np.uint8)).convert('RGB')"
+    elif picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        yield 'white = Image.new("RGBA", picture.size, "white")'
+        yield 'picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")'
+    else:
+        yield 'picture = picture.convert("RGB")'
+
+
+def _bytes(image: ImageRecord) -> bytes:
+    try:
+        return read_bytes(image)
+    except (ItemError, OSError, pa.ArrowException) as error:
+        raise UserError(f"show: the picture can't be read any more: {one_line(error)}") from None
+
+
+def changed_checkpoint(shown: Shown) -> str | None:
+    """Return one sentence where the checkpoint's folder no longer holds the weights of the video, else None."""
+    record = shown.record
+    if checkpoint_folder(record) is None:
+        return None
+    model = ModelConfig(id=record.model_id, variant=shown.settings.get("model.variant"))
+    try:
+        revision = checkpoint.resolve_revision(model)
+    except UserError as error:
+        return str(error)
+    if revision == record.model_revision:
+        return None
+    return f"the weights of {record.model_id} have changed since: revision {revision[:12]}…; the pixels will differ"

@@ -1,0 +1,185 @@
+"""One video shown: its row, and a command and a stock diffusers script that make it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import encode, make_output, write_parquet
+from conftest import Cli, tiny_overrides
+from PIL import Image
+
+from svd_batch import cli as command_line
+from svd_batch import show
+from svd_batch.video import read_frames
+
+JOB = ["backend=serial", "video=ffv1", "seeds=[7]", "sweep.motion_bucket_id=[20,200]"]
+
+
+@pytest.fixture(scope="module")
+def job(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished job: a rotated JPEG, a picture with transparency, and two that the manifest embeds."""
+    folder = tmp_path_factory.mktemp("it's a job, $1")
+    pixels = np.random.default_rng(3).integers(0, 256, (60, 90, 4), dtype=np.uint8)
+    rgba = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba.convert("RGB").save(folder / "rotated.jpg", exif=exif)
+    rgba.save(folder / "clear.png")
+    grey = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    embedded = [None, None, {"bytes": encode(grey), "path": None}, {"bytes": encode(rgba.convert("P")), "path": None}]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {
+        "image_path": ["rotated.jpg", "clear.png", None, None],
+        "image": pa.array(embedded, kind),
+        "caption": ["a", "b", "c", "d"],
+    }
+    manifest = write_parquet(folder / "m.parquet", columns)
+    arguments = [f"manifest={show.override_value(str(manifest))}", f"output={show.override_value(str(folder / 'out'))}"]
+    assert command_line.main(["run", *arguments, *tiny_overrides(tiny_checkpoint), *JOB, "fit=pad"]) == 0
+    return folder / "out"
+
+
+def rows(output: Path) -> list[dict[str, object]]:
+    """Return the table's rows, one cell of each picture."""
+    found = pq.read_table(output / "metadata.parquet").to_pylist()
+    assert len(found) == 8
+    return [row for row in found if row["motion_bucket_id"] == 200]
+
+
+def run_script(output: Path, video_id: str, folder: Path, cli: Cli) -> np.ndarray:
+    """Return the frames (T, H, W, 3) that the printed script saves."""
+    printed = cli("show", output, video_id, "--script")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    (folder / "one.py").write_text(printed.stdout)
+    done = subprocess.run([sys.executable, "one.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    frames = sorted((folder / f"one-{video_id[:8]}-frames").glob("*.png"))
+    return np.stack([np.asarray(Image.open(frame)) for frame in frames])
+
+
+@pytest.mark.parametrize("index", range(4), ids=["rotated", "transparent", "embedded 16 bits", "embedded palette"])
+def test_the_script_makes_the_stored_frames(job: Path, index: int, tmp_path: Path, cli: Cli) -> None:
+    row = rows(job)[index]
+    stored, _ = read_frames(job / str(row["file_name"]))
+    made = run_script(job, str(row["video_id"]), tmp_path, cli)
+    assert made.shape == stored.shape
+    assert np.abs(made.astype(int) - stored.astype(int)).max() <= 1  # `speed` may round otherwise than stock
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_the_script_fits_the_picture_as_the_job_did(
+    fit: str, pets: Path, tiny: list[str], tmp_path: Path, cli: Cli
+) -> None:
+    job = ["run", f"manifest={pets}", "output=out", *tiny, "backend=serial", "video=ffv1", f"fit={fit}"]
+    assert cli(*job).returncode == 0
+    row = pq.read_table(tmp_path / "out/metadata.parquet").to_pylist()[1]
+    stored, _ = read_frames(tmp_path / "out" / row["file_name"])
+    made = run_script(tmp_path / "out", row["video_id"], tmp_path, cli)
+    assert np.abs(made.astype(int) - stored.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("index", [0, 2], ids=["file", "embedded"])
+def test_the_command_makes_the_same_video_in_a_new_folder(job: Path, index: int, tmp_path: Path, cli: Cli) -> None:
+    row = rows(job)[index]
+    printed = cli("show", job, row["video_id"], "--command")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", printed.stdout],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    again = tmp_path / f"one-{str(row['video_id'])[:8]}"
+    made = pq.read_table(again / "metadata.parquet").to_pylist()
+    assert [r["video_id"] for r in made] == [row["video_id"]]
+    expected, _ = read_frames(job / str(row["file_name"]))
+    assert np.array_equal(read_frames(again / made[0]["file_name"])[0], expected)
+
+
+def test_a_prefix_or_a_file_names_the_video(job: Path) -> None:
+    row = rows(job)[0]
+    names = [str(row["video_id"])[:8], str(row["file_name"]), str(job / str(row["file_name"]))]
+    assert {show.find(job, name).record.video_id for name in names} == {row["video_id"]}
+
+
+def test_all_of_the_row_is_printed_aligned_with_what_the_manifest_carried(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = rows(job)[1]
+    assert command_line.main(["show", str(job), str(row["video_id"])]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [line.partition(":")[0] for line in table] == list(row)
+    assert "caption:             b" in table
+    assert len({len(line) - len(line.partition(":")[2].lstrip()) for line in table}) == 1
+
+
+def test_json_parses_and_holds_the_row(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = rows(job)[0]
+    assert command_line.main(["show", str(job), str(row["video_id"]), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {**shown, "created_at": None} == {**row, "created_at": None}
+
+
+@pytest.mark.parametrize("video_id", ["0123456789abcdef0123", "abc", "", "cat.mp4"])
+def test_an_unknown_video_is_a_usage_error(video_id: str, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["show", str(job), video_id]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: VIDEO_ID: ")
+    assert f"no video {video_id!r}; give a video_id" in error
+
+
+def test_a_prefix_of_two_videos_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    record = next(store.records_dir.glob("*/*.json"))
+    record.with_name(f"{record.stem[:10]}{'0' * 10}.json").write_text(record.read_text())
+    assert command_line.main(["show", str(store.root), record.stem[:10]]) == 2
+    assert f"{record.stem[:10]!r} begins 2 videos" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_dataset_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["show", str(tmp_path), "abcd"]) == 2
+    assert f"{tmp_path} is not an output folder of svd_batch" in capsys.readouterr().err
+
+
+def test_changed_weights_are_told(job: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_checkpoint / "scheduler/scheduler_config.json"
+    before = config.read_text()
+    config.write_text(before + " ")
+    try:
+        assert command_line.main(["show", str(job), str(rows(job)[0]["video_id"])]) == 0
+    finally:
+        config.write_text(before)
+    assert "have changed since" in capsys.readouterr().err
+
+
+def test_a_picture_on_the_web_is_to_be_downloaded(job: Path, tmp_path: Path) -> None:
+    shown = show.find(job, str(rows(job)[0]["video_id"]))
+    columns = {"image_id": [shown.record.image_id], "image_path": ["https://example.org/cat.png"]}
+    elsewhere = str(write_parquet(tmp_path / "web.parquet", columns))
+    text = show.script(show.Shown(shown.store, shown.record, shown.settings, (elsewhere,)))
+    assert "# download https://example.org/cat.png as picture.png first" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "a b", "it's", "7", "null", "1e5", "[a,b]", "a\\", "a\\'b", "k=v", "${x}", "ü"]
+)
+def test_any_text_passes_through_an_override(text: str) -> None:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(command_line.conf_dir()), version_base="1.3"):
+        node = compose(overrides=[f"+other={show.override_value(text)}"])
+    assert node.other == text
