@@ -67,7 +67,7 @@ def test_a_job_of_the_real_size_holds_no_weights_twice(
 def peak_private_bytes(command: list[str], folder: Path) -> int:
     """Run a command that must succeed and return the most memory of its own that it held.
 
-    Not the peak of `peak_memory_bytes`: that counts pages of the weight files, which the system takes back when it likes.
+    Not `peak_memory_bytes`: that counts pages of the weight files too, which the system takes back when it likes.
     """
     most = 0
     with psutil.Popen(command, cwd=folder) as process:

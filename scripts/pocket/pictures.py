@@ -103,9 +103,10 @@ def lettering(rng: np.random.Generator, height: int, width: int) -> Canvas:
 
 def paint_picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A procedural picture (H, W, 3) uint8."""
-    painter = (gradient, clouds, stripes, leaves, lettering)[rng.choice(5, p=(0.04, 0.16, 0.12, 0.5, 0.18))]
+    painter = (gradient, clouds, stripes, leaves, lettering)[rng.choice(5, p=(0.06, 0.2, 0.1, 0.46, 0.18))]
     canvas = painter(rng, height, width).astype(np.float32)
     if rng.random() < 0.3:
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.8, 2.5))
-    canvas = canvas + rng.uniform(0, 5) * rng.standard_normal((height, width, 1)).astype(np.float32)
+    grain = max(0.0, rng.uniform(-4, 4))  # half of the pictures have none: grain that moves hides how they move
+    canvas = canvas + grain * rng.standard_normal((height, width, 1)).astype(np.float32)
     return np.clip(canvas, 0, 255).astype(np.uint8)

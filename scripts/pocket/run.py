@@ -24,10 +24,10 @@ class Options:
     work: Path
     checkpoint: Path
     seed: int = 0
-    vae_steps: int = 700
-    decoder_steps: int = 240
-    unet_steps: int = 1650
-    num_clips: int = 800
+    vae_steps: int = 1600
+    decoder_steps: int = 600
+    unet_steps: int = 6000
+    num_clips: int = 3200
 
 
 def _train_weights(options: Options) -> StableVideoDiffusionPipeline:

@@ -17,6 +17,7 @@ from pocket.stage import Plan, Stage, generator_for
 SIZE = SIZES["pocket"]
 FRAMES_A_STEP = 16
 KL_WEIGHT = 1e-3
+STRUCTURE_WEIGHT = 0.3
 MAX_LATENT_NOISE = 0.3
 
 
@@ -42,13 +43,31 @@ def _slopes(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return images[..., :, 1:] - images[..., :, :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
-def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 on pixels, on slopes (edges) and on quarter-size pictures (colour)."""
+def structural_dissimilarity(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - SSIM over 7 x 7 px windows, the mean over (N, 3, H, W) in -1 to 1. Source: Wang et al. 2004."""
+    luminance_floor, contrast_floor = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    moments = torch.cat([output, target, output.square(), target.square(), output * target])
+    a, b, aa, bb, ab = functional.avg_pool2d(moments, 7, stride=1).chunk(5)
+    contrast = (2 * (ab - a * b) + contrast_floor) / (aa - a.square() + bb - b.square() + contrast_floor)
+    luminance = (2 * a * b + luminance_floor) / (a.square() + b.square() + luminance_floor)
+    return 1 - (luminance * contrast).mean()
+
+
+def _changes(frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Differences to the next frame of the same clip."""
+    clips = frames.unflatten(0, (-1, num_frames))
+    return clips[:, 1:] - clips[:, :-1]
+
+
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """L1 on pixels, slopes (edges), changes in time (flicker) and quarter-size pictures (colour); SSIM (texture)."""
     edges = sum(functional.l1_loss(a, b) for a, b in zip(_slopes(output), _slopes(target), strict=True))
     return (
         functional.l1_loss(output, target)
         + edges
+        + functional.l1_loss(_changes(output, num_frames), _changes(target, num_frames))
         + functional.l1_loss(functional.avg_pool2d(output, 4), functional.avg_pool2d(target, 4))
+        + STRUCTURE_WEIGHT * structural_dissimilarity(output, target)
     )
 
 
@@ -62,7 +81,7 @@ def vae_loss(vae: AutoencoderKLTemporalDecoder, seed: int, step: int, num_steps:
         latents = mean + std * torch.randn(mean.shape, generator=generator_for(seed, step))
         output = vae.decode(latents, num_frames=num_frames).sample
     divergence = 0.5 * (mean.square() + std.square() - 1 - logvar).mean()
-    return reconstruction_loss(output.float(), target) + KL_WEIGHT * divergence
+    return reconstruction_loss(output.float(), target, num_frames) + KL_WEIGHT * divergence
 
 
 def decoder_loss(vae: AutoencoderKLTemporalDecoder, seed: int, step: int) -> torch.Tensor:
@@ -75,7 +94,7 @@ def decoder_loss(vae: AutoencoderKLTemporalDecoder, seed: int, step: int) -> tor
             latents = vae.encode(target).latent_dist.mode().float()
         noise = strength[:, None, None, None] * torch.randn(latents.shape, generator=generator)
         output = vae.decode(latents + noise, num_frames=4).sample
-    return reconstruction_loss(output.float(), target)
+    return reconstruction_loss(output.float(), target, num_frames=4)
 
 
 @torch.no_grad()
