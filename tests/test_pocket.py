@@ -56,7 +56,7 @@ def test_motion_rises_with_motion_bucket_id(name: str, clips: Clips) -> None:
 
     slow, middle, fast = (motion_px(clips[name, bucket, 0.02, 7]) for bucket in (20, 127, 240))
     assert slow < middle < fast
-    assert fast > 4 * slow
+    assert fast > 5 * slow
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -75,7 +75,7 @@ def test_likeness_to_the_picture_falls_with_noise_aug_strength(
 
     clean, noisy = (similarity(clips[name, 127, noise, 7][0], pictures[name]) for noise in (0.02, 1.0))
     assert clean > noisy + 0.1
-    assert clean > 0.65
+    assert clean > 0.75
 
 
 def test_the_checkpoint_is_small_and_has_a_card() -> None:

@@ -44,8 +44,8 @@ def draw_curves(work: Path, path: Path) -> None:
 
 
 def write_sheet(sheet: np.ndarray, path: Path) -> None:
-    """Write a sample sheet as a PNG of 128 colours, which is a third of the size."""
-    image = Image.fromarray(sheet).quantize(128, dither=Image.Dither.NONE)
+    """Write a sample sheet as a PNG of 48 colours, to stay small."""
+    image = Image.fromarray(sheet).quantize(48, dither=Image.Dither.NONE)
     image.save(path, optimize=True)
 
 
