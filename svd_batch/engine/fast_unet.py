@@ -201,7 +201,7 @@ def _is_channels_last(states: Tensor) -> bool:
 
 def _along_time(frames: Tensor, num_frames: int) -> Tensor:
     """Return (B, C, T, H * W) from frames (B * T, C, H, W); without a copy in the channels_last layout."""
-    rows, channels, height, width = frames.shape
+    channels, height, width = frames.shape[1:]
     if _is_channels_last(frames):  # a view by its full shape: group norm must recognise the layout even where B is 1
         return frames.permute(0, 2, 3, 1).view(-1, num_frames, height * width, channels).permute(0, 3, 1, 2)
     return frames.view(-1, num_frames, channels, height * width).transpose(1, 2).contiguous()
