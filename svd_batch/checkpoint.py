@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from svd_batch.checkpoint_files import (
+    CONFIGS,
+    Tensor,
+    check_fits_config,
+    check_parts_fit,
+    read_configs,
+    read_header,
+)
 from svd_batch.config import ModelConfig
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
 
-PIPELINE_CLASS = "StableVideoDiffusionPipeline"
 COMPONENTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HASHED_BYTES = 2**20
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 HUB_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
@@ -134,41 +140,48 @@ def _from_hub(model: ModelConfig, download: Callable[[], T]) -> T:
 
 
 def check_folder(folder: Path, variant: str | None) -> None:
-    """Check that a folder is a whole SVD checkpoint with safetensors weights, from its headers alone.
+    """Check that a folder is a whole SVD checkpoint with safetensors weights, from its configs and headers alone.
 
-    Raises: UserError naming what is missing, truncated or of another kind.
+    Raises: UserError naming what is missing, truncated, of another kind or of another checkpoint.
     """
-    index = folder / "model_index.json"
-    try:
-        kind = json.loads(index.read_text())["_class_name"]
-    except FileNotFoundError:
-        raise UserError(f"model.id: {folder} has no model_index.json; give a folder in diffusers' format") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"model.id: {index} is not readable as a pipeline's index") from None
-    if kind != PIPELINE_CLASS:
-        raise UserError(f"model.id: {folder} holds a {kind}; give a {PIPELINE_CLASS}")
-    for component, stem in COMPONENTS.items():
-        if not (folder / component / "config.json").is_file():
-            raise UserError(f"model.id: {folder} has no {component}/config.json; the checkpoint is incomplete")
-        for file in weight_files(folder, component, stem, variant):
-            _check_safetensors(file)
-    for name in ("scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"model.id: {folder} has no {name}; the checkpoint is incomplete")
+    configs = read_configs(folder)
+    check_parts_fit(folder, configs)
+    for component in COMPONENTS:
+        check_fits_config(component, folder / component, read_headers(folder, component, variant), configs[component])
+
+
+def read_headers(folder: Path, component: str, variant: str | None) -> dict[str, Tensor]:
+    """Return what the headers of a component's weight files say of each tensor.
+
+    Raises: UserError when a file is missing or truncated.
+    """
+    headers = [read_header(file) for file in weight_files(folder, component, COMPONENTS[component], variant)]
+    return {name: tensor for header in headers for name, tensor in header.items()}
 
 
 def check_size(folder: Path, model: ModelConfig) -> None:
     """Raise UserError when VAE and UNet can't halve the size as often as they do; from their configs alone."""
-    halvings = sum(
-        len(json.loads((folder / part / "config.json").read_text())["block_out_channels"]) - 1
-        for part in ("vae", "unet")
-    )
+    configs = read_configs(folder)
+    halvings = sum(len(configs[part]["block_out_channels"]) - 1 for part in ("vae", "unet"))
     for key in ("height", "width"):
         value = getattr(model, key)
         if value % 2**halvings:
             raise UserError(
                 f"model.{key}: {value} is not accepted by this checkpoint; give a multiple of {2**halvings}"
             )
+
+
+def trained_num_frames(model: ModelConfig, revision: str) -> int | None:
+    """Return the frames of the videos that the checkpoint was trained on; None while it isn't on this machine."""
+    folder = local_folder(model)
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(model.id, CONFIGS["unet"], revision=revision)
+        if not isinstance(config, str):
+            return None
+        folder = Path(config).parent.parent  # …/snapshots/<commit>/unet/config.json
+    return int(read_configs(folder)["unet"]["num_frames"])
 
 
 def weight_files(folder: Path, component: str, stem: str, variant: str | None) -> list[Path]:
@@ -179,6 +192,7 @@ def weight_files(folder: Path, component: str, stem: str, variant: str | None) -
     found = sorted((folder / component).glob(f"{stem}*.safetensors"))
     files = [f for f in found if _variant_of(f, stem) == variant]
     if files:
+        _check_shards(folder / component, stem, files)
         return files
     if found:
         have = ", ".join(sorted({str(_variant_of(f, stem) or "null") for f in found}))
@@ -193,32 +207,32 @@ def weight_files(folder: Path, component: str, stem: str, variant: str | None) -
     raise UserError(f"model.id: {folder.name}/{component} has no {stem}*.safetensors; the checkpoint is incomplete")
 
 
+def _check_shards(folder: Path, stem: str, files: list[Path]) -> None:
+    """Raise UserError when a shard is missing, or the index without which none of them loads."""
+    numbers = [found for file in files if (found := _SHARD.search(file.name))]
+    if not numbers:
+        return
+    here, expected = {found[1] for found in numbers}, int(numbers[0][2])
+    missing = [f"{number:05}" for number in range(1, expected + 1) if f"{number:05}" not in here]
+    if missing:
+        raise UserError(
+            f"model.id: {folder} has {len(files)} of {expected} weight files and lacks number {missing[0]}; "
+            "the checkpoint is incomplete"
+        )
+    if not any(folder.glob(f"{stem}.safetensors.index*.json")):
+        raise UserError(f"model.id: {folder} has no {stem}.safetensors.index*.json; the checkpoint is incomplete")
+
+
 def _variant_of(file: Path, stem: str) -> str | None:
-    middle = re.sub(r"-\d{5}-of-\d{5}", "", file.name.removeprefix(stem).removesuffix(".safetensors"))
+    middle = _SHARD.sub("", file.name.removeprefix(stem).removesuffix(".safetensors"))
     return middle.strip(".") or None
-
-
-def _check_safetensors(file: Path) -> None:
-    """Raise UserError when the file is shorter or longer than its own header says."""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (header_size,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(header_size)) if header_size < size else {}
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=-1)
-    except (struct.error, ValueError, KeyError, TypeError):
-        end, header_size = -1, 0
-    if size != 8 + header_size + end:
-        raise UserError(f"model.id: {file} is truncated or no safetensors file; fetch it again")
 
 
 def _content_hash(folder: Path, variant: str | None) -> str:
     """Return 40 hex digits, as long as the hub's commits are."""
     digest = hashlib.sha256()
     weights = [f for c, stem in COMPONENTS.items() for f in weight_files(folder, c, stem, variant)]
-    configs = [folder / c / "config.json" for c in COMPONENTS]
-    others = [folder / "scheduler/scheduler_config.json", folder / "feature_extractor/preprocessor_config.json"]
-    for file in sorted([*weights, *configs, *others]):
+    for file in sorted([*weights, *(folder / name for name in CONFIGS.values())]):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder)}\0{size}\0".encode())
         with file.open("rb") as stream:

@@ -219,7 +219,7 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
 
     from svd_batch.console import Console
     from svd_batch.explain import check_known
-    from svd_batch.job import prepare
+    from svd_batch.job import cautions, prepare
     from svd_batch.preview import preview
     from svd_batch.run import run
 
@@ -228,7 +228,10 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     config.output = config.output or default_output(config, overrides)
     console = Console()
     if verb == "plan":
-        for line in preview(prepare(config, need_weights=False)):
+        job = prepare(config, need_weights=False)
+        for caution in cautions(job):
+            console.warn(caution)
+        for line in preview(job):
             console.say(line)
         return 0
     if config.manifest is None:

@@ -293,6 +293,8 @@ class Config:
     """Pictures opened before the start: none, sample (up to 64) or all."""
     max_failed_fraction: float = 0.5
     """Exit code 3 when more than this fraction of the images has a failure."""
+    reproducible: bool = False
+    """Fix threads, batch and GPU algorithms: the same pixels to the bit for any number of actors and in any order."""
     retry_failed: bool = False
     """Try items again that failed in an earlier run."""
     verbose: bool = False
@@ -318,6 +320,13 @@ class Config:
         if self.manifest is not None:
             self.manifest = _manifest_list(self.manifest)
         self.cells()
+        if self.reproducible:
+            self._fix_bits()
+
+    def _fix_bits(self) -> None:
+        """Fix what may change bits where it is left open; what is given stays."""
+        if self.backend.torch_threads is None:
+            self.backend.torch_threads = 1
 
     def cells(self) -> tuple[SweepCell, ...]:
         """Return the cells of the sweep, before manifest columns fix any."""
@@ -364,4 +373,14 @@ def folder_settings(config: Config, model_revision: str | None) -> dict[str, Any
         **pixel_settings(config, model_revision),
         "video.playback_fps": config.video.playback_fps,
         "seed": "seeds=[…]" if config.seeds is not None else config.seed,
+        **(_bit_settings(config) if config.reproducible else {}),
     }
+
+
+def _bit_settings(config: Config) -> dict[str, Any]:
+    """Return what may change the last bit of a pixel: what `reproducible` fixes for the whole folder."""
+    settings: dict[str, Any] = {"reproducible": True, "backend.torch_threads": config.backend.torch_threads}
+    for section in ("memory", "speed"):
+        for key, value in dataclasses.asdict(getattr(config, section)).items():
+            settings[f"{section}.{key}"] = value.value if isinstance(value, Enum) else value
+    return settings

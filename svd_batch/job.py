@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from svd_batch.manifest import Manifest, bundled_manifest, read_manifest
 from svd_batch.plan import Plan, Request, Seeds, make_plan
 from svd_batch.records import ImageRecord
 from svd_batch.store import Store
+from svd_batch.sweep import TRAINED_MOTION_BUCKETS
 
 SAMPLE_IMAGES = 64
 UNRESOLVED = "unresolved"
@@ -88,19 +90,22 @@ def _recorded_sha256(store: Store) -> dict[str, str]:
 
 def check_same_settings(store: Store, settings: dict[str, Any]) -> None:
     """Raise UserError when the folder was made with other settings, naming each with both values."""
-    made_with = store.read_run().get("settings", settings)
-    differing = [key for key in settings if settings[key] != made_with.get(key)]
+    asked = {"reproducible": False, **settings}
+    made_with = {"reproducible": False, **store.read_run().get("settings", settings)}
+    differing = [key for key in {**asked, **made_with} if asked.get(key) != made_with.get(key)]
     if not differing:
         return
     if "model.id" in differing and "model.revision" in differing:
         differing.remove("model.revision")  # it follows from the other
+    if "reproducible" in differing:
+        differing = ["reproducible"]  # it brings others along
     was = ", ".join(f"{k}={_short(made_with.get(k))}" for k in differing)
-    now = ", ".join(f"{k}={_short(settings[k])}" for k in differing)
+    now = ", ".join(f"{k}={_short(asked.get(k))}" for k in differing)
     raise UserError(f"output: {store.root} was made with {was}; you asked for {now}. Use output=… for a new folder")
 
 
 def _short(value: Any) -> str:
-    text = "null" if value is None else str(value)
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text[:12] + "…" if len(text) == 40 and text.isalnum() else text
 
 
@@ -118,6 +123,35 @@ def describe(job: Job) -> str:
         parts.append(f"{plan.num_left_failed} failed earlier and are left (retry_failed=true tries them again)")
     parts.append(f"{plan.num_todo} new" if plan.num_todo else "nothing to do")
     return f"{head}: {', '.join(parts)}"
+
+
+def cautions(job: Job) -> Iterator[str]:
+    """Yield what the person should know before the start: settings that run but mean nothing that was learned."""
+    for old, new in job.manifest.renamed:
+        yield f"manifest column {old} is carried as {new}, since {old} has a meaning of its own in the table"
+    if not job.plan.num_todo:
+        return
+    model = job.config.model
+    trained = checkpoint.trained_num_frames(model, job.revision)
+    if trained is not None and model.num_frames != trained:
+        yield (
+            f"model.num_frames: {model.num_frames} frames, and {model.name} was trained on videos of {trained}; "
+            "expect worse ones"
+        )
+    yield from _large_buckets(job)
+
+
+def _large_buckets(job: Job) -> Iterator[str]:
+    """Yield a sentence where the sweep, or a column of the manifest, asks for more motion than was ever shown."""
+    fixed = [dict(image.fixed).get("motion_bucket_id") for image in job.plan.images_todo]
+    swept = [cell.motion_bucket_id for cell in job.plan.request.cells if None in fixed]
+    for where, buckets in (("motion_bucket_id", swept), ("manifest column motion_bucket_id", fixed)):
+        largest = max((bucket for bucket in buckets if bucket is not None), default=0)
+        if largest > TRAINED_MOTION_BUCKETS:
+            yield (
+                f"{where}: {largest:g} is above {TRAINED_MOTION_BUCKETS}, the largest that Stable Video Diffusion "
+                "was trained on; more need not mean more motion"
+            )
 
 
 def unreadable(job: Job, check: CheckImages) -> list[tuple[ImageRecord, str]]:

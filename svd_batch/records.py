@@ -103,6 +103,8 @@ class VideoRecord:
     peak_memory_bytes: int
     device_name: str
     torch_threads: int
+    batch_size: int
+    """Videos that went through the UNet together with this one, itself included."""
     diffusers_version: str
     torch_version: str
     svd_batch_version: str

@@ -20,7 +20,7 @@ from svd_batch import checkpoint, dataset
 from svd_batch.backends import LoadSettings, make_backend
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
-from svd_batch.job import Job, describe, prepare, unreadable
+from svd_batch.job import Job, cautions, describe, prepare, unreadable
 from svd_batch.plan import split_units
 from svd_batch.records import FailureRecord
 from svd_batch.stages import GenerateSettings
@@ -35,12 +35,12 @@ def run(config: Config, console: Console, *, config_yaml: str = "", command: str
     """
     job = prepare(config)
     console.say(describe(job))
-    for old, new in job.manifest.renamed:
-        console.warn(f"manifest column {old} is carried as {new}, since {old} has a meaning of its own in the table")
     if job.plan.num_todo:
         for image, reason in unreadable(job, config.check_images):
             console.warn(f"{image.image_path or image.image_id} will fail: {reason}")
         _check_here(config)
+    for caution in cautions(job):
+        console.warn(caution)
     job.store.create()
     job.store.write_run(_run_json(job, command))
     if config_yaml:
@@ -81,9 +81,14 @@ def _run_json(job: Job, command: str) -> dict[str, Any]:
         "format": 1,
         "fingerprint": job.fingerprint,
         "settings": folder_settings(job.config, job.revision),
-        "manifest": [str(f) for f in job.manifest.files],
+        "manifest": _manifests(run, [str(f) for f in job.manifest.files]),
         "runs": [*run.get("runs", []), entry],
     }
+
+
+def _manifests(run: dict[str, Any], files: list[str]) -> list[str]:
+    """Return every manifest that the folder's videos may come from, the last run's first, each once."""
+    return list(dict.fromkeys([*files, *run.get("manifest", [])]))
 
 
 def _generate(job: Job, console: Console) -> bool:
@@ -102,6 +107,7 @@ def _generate(job: Job, console: Console) -> bool:
         speed=config.speed,
         video=config.video,
         fingerprint=job.fingerprint,
+        reproducible=config.reproducible,
     )
     load = LoadSettings(model.height, model.width, config.fit)
     with _lines_only(console, log, verbose=config.verbose) as lines:

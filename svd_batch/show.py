@@ -42,6 +42,7 @@ class Shown:
     settings: Mapping[str, Any]
     """`settings` of run.json: what one output folder may not mix."""
     manifests: tuple[str, ...]
+    """Every manifest of the folder's runs, the last run's first."""
 
     @property
     def name(self) -> str:
@@ -51,14 +52,21 @@ class Shown:
     def image(self) -> ImageRecord:
         """Return where the video's picture is.
 
-        Raises: UserError when no manifest of the last run has it.
+        Raises: UserError when no manifest of the folder's runs has it any more.
         """
-        for image in read_manifest(self.manifests, allow_urls=True).images:
-            if image.image_id == self.record.image_id:
-                return image
+        unreadable = []
+        for manifest in self.manifests:  # one by one: two manifests may have the same picture
+            try:
+                images = read_manifest([manifest], allow_urls=True).images
+            except UserError as error:
+                unreadable.append(f" ({error})")
+                continue
+            for image in images:
+                if image.image_id == self.record.image_id:
+                    return image
         raise UserError(
-            f"show: the picture {self.record.image_id!r} is not in {', '.join(self.manifests)}, the manifest of the "
-            "folder's last run; run the manifest that has it once more"
+            f"show: the picture {self.record.image_id!r} is not in {', '.join(self.manifests)}, the manifests of the "
+            f"folder's runs{''.join(unreadable)}; run the manifest that has it once more"
         )
 
 

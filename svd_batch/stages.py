@@ -58,6 +58,7 @@ class GenerateSettings:
     fingerprint: str
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     torch_threads: int | None = None
+    reproducible: bool = False
 
 
 Result = VideoRecord | FailureRecord
@@ -235,6 +236,7 @@ class Generate:
             write_s=round(time.perf_counter() - start, 6),
             peak_memory_bytes=generated.peak_memory_bytes,
             **dataclasses.asdict(self.info),
+            batch_size=1,
             svd_batch_version=svd_batch.__version__,
             created_at=_now(),
         )
@@ -245,6 +247,10 @@ def _no_picture(loaded: LoadedUnit) -> FailureRecord:
 
 
 def _make_engine(settings: GenerateSettings) -> Engine:
+    if settings.reproducible:
+        from svd_batch.engine.machine import make_deterministic
+
+        make_deterministic()
     from svd_batch.engine.pipeline import Engine
 
     return Engine(

@@ -393,3 +393,25 @@ def test_the_serial_backend_refuses_what_it_would_not_read(key: str):
 def test_a_checkpoint_of_ones_own_has_neither_pockets_name_nor_its_licence():
     model = ModelConfig(id="/checkpoints/mine/")
     assert (model.name, model.license) == ("mine", "unknown")
+
+
+# --- reproducible -----------------------------------------------------------------------------------------------
+
+
+def test_reproducible_gives_an_actor_one_thread_and_keeps_what_was_given():
+    assert composed("reproducible=true").backend.torch_threads == 1
+    assert composed("reproducible=true", "backend=serial").backend.torch_threads == 1
+    assert composed("reproducible=true", "backend.torch_threads=3").backend.torch_threads == 3
+    assert composed().backend.torch_threads is None
+
+
+def test_a_reproducible_folder_may_not_mix_what_changes_the_last_bit():
+    settings = folder_settings(composed("reproducible=true"), "r")
+    assert (settings["reproducible"], settings["backend.torch_threads"]) == (True, 1)
+    sections = {f"memory.{f.name}" for f in dataclasses.fields(MemoryConfig)}
+    sections |= {f"speed.{f.name}" for f in dataclasses.fields(SpeedConfig)}
+    assert sections < set(settings)
+
+
+def test_a_reproducible_video_has_the_id_that_it_would_have_otherwise():
+    assert pixel_settings(composed("reproducible=true"), "r") == pixel_settings(composed(), "r")

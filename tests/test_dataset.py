@@ -55,6 +55,7 @@ COLUMNS = {
     "peak_memory_bytes": "int64",
     "device_name": "string",
     "torch_threads": "int64",
+    "batch_size": "int64",
     "diffusers_version": "string",
     "torch_version": "string",
     "svd_batch_version": "string",

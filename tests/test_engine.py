@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import pytest
 import torch
 import yaml
 from diffusers import StableVideoDiffusionPipeline
+from parts import need
 from PIL import Image
 
 from svd_batch.cli import conf_dir
 from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload, SpeedConfig
-from svd_batch.engine.machine import check_machine
+from svd_batch.engine.machine import check_machine, peak_resident_bytes
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
@@ -190,6 +193,22 @@ def test_nan_from_the_model_is_an_error_and_not_a_black_video(engine: Engine, mo
     monkeypatch.setattr(SVDSweepPipeline, "decode_latents", lambda *a, **k: decode(*a, **k) * float("nan"))
     with pytest.raises(ValueError, match="NaN"):
         engine.generate(PICTURE, CELL, 5)
+
+
+def test_the_peak_memory_on_a_cpu_is_this_videos_and_not_the_processs(engine: Engine) -> None:
+    need("a peak that can be reset (Linux)", Path("/proc/self/clear_refs").exists())
+    before = np.ones(2**26)  # 512 MiB
+    high = peak_resident_bytes()
+    del before
+    assert engine.generate(PICTURE, CELL, 5).peak_memory_bytes < high - 2**28
+
+
+def test_weights_of_another_checkpoint_are_refused_before_they_are_read(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "mixed"))
+    config = folder / "unet/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "layers_per_block": 2}))
+    with pytest.raises(UserError, match="the weights in .*unet don't fit its config.json"):
+        Engine(folder, tiny_model(folder), MemoryConfig(), SpeedConfig())
 
 
 def test_the_bundled_checkpoint_loads_and_makes_a_clip() -> None:

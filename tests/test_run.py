@@ -330,7 +330,7 @@ def test_a_first_try_that_made_nothing_binds_nobody(run: Run, tmp_path: Path, ti
     shutil.copytree(tiny_checkpoint, tmp_path / "mine")
     config = tmp_path / "mine/unet/config.json"
     right = config.read_text()
-    config.write_text(json.dumps(json.loads(right) | {"cross_attention_dim": 24}))
+    config.write_text(json.dumps(json.loads(right) | {"layers_per_block": 2}))
     assert run(f"model.id={tmp_path / 'mine'}")[0] == 2
     config.write_text(right)
     assert run(f"model.id={tmp_path / 'mine'}")[0] == 0

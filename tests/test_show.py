@@ -18,6 +18,7 @@ from PIL import Image
 
 from svd_batch import cli as command_line
 from svd_batch import show
+from svd_batch.errors import UserError
 from svd_batch.video import read_frames
 
 JOB = ["backend=serial", "video=ffv1", "seeds=[7]", "sweep.motion_bucket_id=[20,200]"]
@@ -183,3 +184,28 @@ def test_any_text_passes_through_an_override(text: str) -> None:
     with initialize_config_dir(str(command_line.conf_dir()), version_base="1.3"):
         node = compose(overrides=[f"+other={show.override_value(text)}"])
     assert node.other == text
+
+
+def test_a_picture_of_an_earlier_manifest_of_the_folder_is_found(
+    pictures: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    manifests = [
+        write_parquet(tmp_path / f"{name[0]}.parquet", {"image_path": [str(pictures / name)]})
+        for name in ("a.png", "b.jpg", "c.webp")
+    ]
+    job = [f"output={tmp_path / 'out'}", *tiny_overrides(tiny_checkpoint), "backend=serial"]
+    for manifest in (*manifests, manifests[0]):
+        assert command_line.main(["run", f"manifest={manifest}", *job]) == 0
+    run = json.loads((tmp_path / "out/.svd_batch/run.json").read_text())
+    assert [Path(path).name for path in run["manifest"]] == ["a.parquet", "c.parquet", "b.parquet"]
+    manifests[2].unlink()
+    found = {}
+    for row in pq.read_table(tmp_path / "out/metadata.parquet").to_pylist():
+        shown = show.find(tmp_path / "out", row["video_id"])
+        try:
+            found[Path(row["image_path"]).name] = shown.image().source
+        except UserError as error:
+            found[Path(row["image_path"]).name] = str(error)
+    assert {name: found[name] for name in ("a.png", "b.jpg")} == {n: str(pictures / n) for n in ("a.png", "b.jpg")}
+    assert "no such file" in found["c.webp"]
+    assert "run the manifest that has it once more" in found["c.webp"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload
 from svd_batch.errors import UserError
+
+_CUBLAS_WORKSPACES = (":4096:8", ":16:8")
+"""The two sizes with which cuBLAS sums in the same order every time."""
 
 
 def device_type() -> str:
@@ -25,6 +32,53 @@ def check_machine(model: ModelConfig, memory: MemoryConfig, device_type: str) ->
         raise UserError(
             f"memory.offload: {memory.offload.value} needs a CUDA GPU and this machine shows none; give none"
         )
+
+
+def reset_peak_resident_bytes() -> None:
+    """Let `peak_resident_bytes` count from now on; where the system can't (macOS), it goes on counting from the start.
+
+    Source: https://docs.kernel.org/filesystems/proc.html (clear_refs, 5)
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_resident_bytes() -> int:
+    """Return the process's highest resident memory since `reset_peak_resident_bytes`.
+
+    Whatever is in memory counts: weights, also where they are a mapped file's pages, libraries, and what other threads
+    hold, such as the video that is being written.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def make_deterministic() -> None:
+    """Make a GPU's results the same at each call, for the whole process; a CPU with fixed threads needs nothing.
+
+    Call it before anything is computed: cuBLAS reads its variable once.
+
+    Raises: UserError when the variable is set to a value that leaves cuBLAS free.
+    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html and
+    https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    """
+    if device_type() != "cuda":
+        return
+    chosen = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACES[0])
+    if chosen not in _CUBLAS_WORKSPACES:
+        raise UserError(
+            f"reproducible: CUBLAS_WORKSPACE_CONFIG={chosen} leaves cuBLAS free to choose; unset it or give "
+            f"{' or '.join(_CUBLAS_WORKSPACES)}"
+        )
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True)
 
 
 def cpu_name() -> str:

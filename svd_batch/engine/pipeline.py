@@ -7,8 +7,6 @@ one, else the CPU.
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,15 @@ from PIL import Image
 
 from svd_batch.config import MemoryConfig, ModelConfig, Offload, SpeedConfig
 from svd_batch.engine.fast_unet import FastUNet, Switches, make_fast
-from svd_batch.engine.machine import check_machine, cpu_name, device_type
+from svd_batch.engine.machine import (
+    check_machine,
+    cpu_name,
+    device_type,
+    peak_resident_bytes,
+    reset_peak_resident_bytes,
+)
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
+from svd_batch.engine.weights import check_weights
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
 from svd_batch.records import SweepCell
@@ -37,7 +42,7 @@ class Generated:
     """(T, H, W, 3)."""
     generate_s: float
     peak_memory_bytes: int
-    """Of the GPU during this video; of the whole process so far on a CPU."""
+    """The most during this video: of a GPU what torch held, on a CPU what `machine.peak_resident_bytes` says."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class Engine:
             torch.set_num_threads(self.torch_threads)  # per thread under OpenMP, and callers run us in their own
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            reset_peak_resident_bytes()
         start = time.perf_counter()
         video = self.pipe(
             Image.fromarray(picture),
@@ -126,8 +133,7 @@ class Engine:
     def _peak_memory_bytes(self) -> int:
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak_resident_bytes()
 
 
 def _apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type: str) -> None:
@@ -142,6 +148,7 @@ def _apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_typ
 
 
 def _load(folder: Path, model: ModelConfig) -> Any:
+    check_weights(folder, model.variant)
     try:
         return SVDSweepPipeline.from_pretrained(
             folder,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,12 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
     StableVideoDiffusionPipelineOutput,
     retrieve_timesteps,
 )
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
+
+from svd_batch.sweep import TRAINED_MOTION_BUCKETS
+
+logger = logging.get_logger(f"diffusers.{__name__}")  # heeds the verbosity that is set for diffusers
 
 PerSample = float | Sequence[float]
 Generators = torch.Generator | list[torch.Generator] | None
@@ -82,7 +88,8 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
     ) -> Any:
         """Return the videos as stock does: `.frames`, or the bare frames with `return_dict=False`.
 
-        Raises: ValueError for a list of the wrong length, or guidance that is on for some samples and off for others.
+        Raises: ValueError for a list of the wrong length, a value that is NaN, infinite or (motion_bucket_id) negative,
+        or guidance that is on for some samples and off for others.
         """
         # 0.-1. Defaults and checks
         height = height or self.unet.config.sample_size * self.vae_scale_factor
@@ -94,15 +101,16 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         # 2. One value a sample
         num_images = 1 if isinstance(image, PIL.Image.Image) else len(image)
         cell = {
-            "min_guidance_scale": min_guidance_scale,
-            "max_guidance_scale": max_guidance_scale,
-            "fps": fps,
-            "motion_bucket_id": motion_bucket_id,
-            "noise_aug_strength": noise_aug_strength,
+            "min_guidance_scale": _listed(min_guidance_scale),
+            "max_guidance_scale": _listed(max_guidance_scale),
+            "fps": _listed(fps),
+            "motion_bucket_id": _listed(motion_bucket_id),
+            "noise_aug_strength": _listed(noise_aug_strength),
         }
         num_samples = count_samples({**cell, "generator": generator}, num_images, num_videos_per_prompt or 1)
         values = {name: spread(value, num_samples) for name, value in cell.items()}
-        check_guidance(values["max_guidance_scale"])
+        check_values({**values, "sigmas": sigmas if sigmas is not None else []})
+        check_guidance(values["min_guidance_scale"], values["max_guidance_scale"])
         repeats = num_samples // num_images
         device = self._execution_device
         self._guidance_scale: Any = max(values["max_guidance_scale"])  # a number until step 8, as stock
@@ -137,17 +145,26 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         conditioning = (image_latents, image_embeddings, added_time_ids)
         splits = self.split_guidance and self.do_classifier_free_guidance
         halves = list(zip(*(part.chunk(2) for part in conditioning), strict=True)) if splits else [conditioning]
+        num_warmup_steps = len(timesteps) - num_inference_steps * self.scheduler.order
         self._num_timesteps = len(timesteps)
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, t in enumerate(timesteps):
                 noise_pred = self._predict(latents, t, halves)
                 latents = self.scheduler.step(noise_pred, t, latents).prev_sample
                 if callback_on_step_end is not None:
-                    # stock offers whatever local has the name; `_callback_tensor_inputs` allows latents alone
-                    offered = {"latents": latents}
+                    # stock documents latents alone, and hands out whatever local has the name
+                    offered = {
+                        "latents": latents,
+                        "noise_pred": noise_pred,
+                        "image_latents": image_latents,
+                        "image_embeddings": image_embeddings,
+                        "added_time_ids": added_time_ids,
+                    }
                     given = {name: offered[name] for name in callback_on_step_end_tensor_inputs}
                     latents = callback_on_step_end(self, i, t, given).pop("latents", latents)
-                progress_bar.update()
+                # a scheduler of a higher order takes several timesteps a step
+                if i == len(timesteps) - 1 or (i >= num_warmup_steps and (i + 1) % self.scheduler.order == 0):
+                    progress_bar.update()
 
         # 10. Decoding, a sample at a time
         frames: Any = latents
@@ -170,12 +187,13 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
 
         if self.known is None:
             return encode()
-        asked = f"clip {device} {num_videos_per_prompt} {do_classifier_free_guidance}"
+        asked = f"clip {device} {self.image_encoder.dtype} {num_videos_per_prompt} {do_classifier_free_guidance}"
         return self.known.get(f"{asked} {digest(image)}", encode)
 
     def _encode_known(self, picture: torch.Tensor, known: Conditioning) -> torch.Tensor:
         """Return the latents (1, C, h, w) of one noisy picture, from memory where the same was asked for before."""
-        return known.get(f"vae {digest(picture)}", lambda: self._encode_picture(picture))
+        asked = f"vae {picture.device} {self.vae.dtype}"
+        return known.get(f"{asked} {digest(picture)}", lambda: self._encode_picture(picture))
 
     def _encode_picture(self, picture: torch.Tensor) -> torch.Tensor:
         """Return the latents (N, C, h, w) of noisy pictures (N, 3, H, W), in float32 where the VAE asks for it."""
@@ -291,11 +309,16 @@ def count_samples(values: Mapping[str, Any], num_images: int, num_videos_per_pro
     if num_samples == 1 and lengths:
         num_samples = max(lengths.values())
     for name, length in lengths.items():
-        if length != num_samples:
+        if length != num_samples or not length:
             raise ValueError(
                 f"`{name}` is a list of length {length}; give one value, or one for each of {num_samples} samples"
             )
     return num_samples
+
+
+def _listed(value: Any) -> Any:
+    """Return an array or a tensor as numbers, anything else as it is."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) else value
 
 
 def spread(value: PerSample, num_samples: int) -> list[float]:
@@ -303,10 +326,37 @@ def spread(value: PerSample, num_samples: int) -> list[float]:
     return list(value) if isinstance(value, Sequence) else [value] * num_samples
 
 
-def check_guidance(max_guidance_scale: Sequence[float]) -> None:
-    """Raise ValueError when guidance is on (above 1) for some samples and off for others."""
+def check_values(values: Mapping[str, Sequence[float]]) -> None:
+    """Raise ValueError for a value that makes no video, and warn of motion that the model never saw.
+
+    Stock takes NaN and negative buckets without a word.
+    """
+    for name, several in values.items():
+        for value in several:
+            if not math.isfinite(value):
+                raise ValueError(f"`{name}` has to be finite but is {value}")
+    buckets = values["motion_bucket_id"]
+    if min(buckets) < 0:
+        raise ValueError(f"`motion_bucket_id` has to be from 0 to {TRAINED_MOTION_BUCKETS} but is {min(buckets)}")
+    if max(buckets) > TRAINED_MOTION_BUCKETS:
+        logger.warning(
+            f"`motion_bucket_id` {max(buckets)} is above {TRAINED_MOTION_BUCKETS}, the largest that Stable Video "
+            "Diffusion was trained on"
+        )
+
+
+def check_guidance(min_guidance_scale: Sequence[float], max_guidance_scale: Sequence[float]) -> None:
+    """Raise ValueError when guidance is on (maximum above 1) for some samples and off for others, or has no end.
+
+    Stock fails in the UNet on a minimum above 1 whose maximum turns guidance off.
+    """
     if len({scale > 1 for scale in max_guidance_scale}) > 1:
         raise ValueError(
             f"`max_guidance_scale` {list(max_guidance_scale)} turns guidance on for some samples and off for "
             "others; give values that are all above 1, or all at most 1"
+        )
+    if max(max_guidance_scale) <= 1 < max(min_guidance_scale):
+        raise ValueError(
+            f"`min_guidance_scale` {max(min_guidance_scale)} asks for guidance that `max_guidance_scale` "
+            f"{max(max_guidance_scale)} turns off; give a minimum that is at most the maximum"
         )
