@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+import time
 from pathlib import Path
 
 import torch
@@ -25,6 +28,34 @@ def check_machine(model: ModelConfig, memory: MemoryConfig, device_type: str) ->
         raise UserError(
             f"memory.offload: {memory.offload.value} needs a CUDA GPU and this machine shows none; give none"
         )
+
+
+class Laps:
+    """Seconds of a call's phases, one after the other; on a GPU each border waits until it has caught up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = self._now()
+
+    def end(self, phase: str) -> None:
+        """Count the time since the last border as `phase`."""
+        now = self._now()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the GPU's peak since it was last reset; on a CPU that of the whole process so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def cpu_name() -> str:

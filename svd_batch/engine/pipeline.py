@@ -7,8 +7,6 @@ one, else the CPU.
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from PIL import Image
 
 from svd_batch.config import MemoryConfig, ModelConfig, Offload, SpeedConfig
 from svd_batch.engine.fast_unet import FastUNet, Switches, make_fast
-from svd_batch.engine.machine import check_machine, cpu_name, device_type
+from svd_batch.engine.machine import check_machine, cpu_name, device_type, peak_memory_bytes
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
@@ -38,6 +36,12 @@ class Generated:
     generate_s: float
     peak_memory_bytes: int
     """Of the GPU during this video; of the whole process so far on a CPU."""
+    condition_s: float
+    """CLIP, VAE encoding and what else comes before the first step."""
+    denoise_s: float
+    decode_s: float
+    pixels: NDArray[np.float32] | None = None
+    """The frames on [0, 1] before rounding, where the engine was told to keep them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Engine:
         if torch_threads is not None:
             torch.set_num_threads(torch_threads)
         self.torch_threads = torch_threads
+        self.keep_pixels = False
+        """Whether to hand on unrounded pixels too; four times the frames' memory."""
         self.model = model
         self.device = torch.device(device_type())
         check_machine(model, memory, self.device.type)
@@ -121,13 +127,13 @@ class Engine:
         if not np.isfinite(video).all():
             raise ValueError("the model returned NaN or infinite pixels")
         frames = (video * 255).round().astype(np.uint8)
-        return Generated(frames, time.perf_counter() - start, self._peak_memory_bytes())
-
-    def _peak_memory_bytes(self) -> int:
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return Generated(
+            frames,
+            time.perf_counter() - start,
+            peak_memory_bytes(self.device),
+            **{f"{phase}_s": seconds for phase, seconds in self.pipe.seconds.items()},
+            pixels=video if self.keep_pixels else None,
+        )
 
 
 def _apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type: str) -> None:

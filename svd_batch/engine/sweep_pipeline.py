@@ -24,6 +24,8 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 )
 from diffusers.utils.torch_utils import randn_tensor
 
+from svd_batch.engine.machine import Laps
+
 PerSample = float | Sequence[float]
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -46,6 +48,8 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
     """Run the two halves of guidance one after the other: half of the activations, the same pixels."""
     known: Conditioning | None = None
     """Embeddings and image latents to reuse between calls; None computes them at each call, as stock does."""
+    seconds: Mapping[str, float] | None = None
+    """What the last call took, by phase: condition, denoise, decode."""
 
     def enable_conditioning_reuse(self, *, keep_float32_encoder: bool = True) -> None:
         """Remember what CLIP and the VAE said about recent pictures: the cells of a sweep ask the same again.
@@ -84,6 +88,9 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
 
         Raises: ValueError for a list of the wrong length, or guidance that is on for some samples and off for others.
         """
+        laps = Laps(self._execution_device)
+        self.seconds = laps.seconds
+
         # 0.-1. Defaults and checks
         height = height or self.unet.config.sample_size * self.vae_scale_factor
         width = width or self.unet.config.sample_size * self.vae_scale_factor
@@ -132,6 +139,7 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         ramps = zip(values["min_guidance_scale"], values["max_guidance_scale"], strict=True)
         scales = torch.stack([torch.linspace(low, high, num_frames) for low, high in ramps])
         self._guidance_scale = scales.to(device, latents.dtype)[:, :, None, None, None]
+        laps.end("condition")
 
         # 9. Denoising
         conditioning = (image_latents, image_embeddings, added_time_ids)
@@ -148,12 +156,14 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
                     given = {name: offered[name] for name in callback_on_step_end_tensor_inputs}
                     latents = callback_on_step_end(self, i, t, given).pop("latents", latents)
                 progress_bar.update()
+        laps.end("denoise")
 
         # 10. Decoding, a sample at a time
         frames: Any = latents
         if output_type != "latent":
             decoded = [self.decode_latents(sample[None], num_frames, decode_chunk_size) for sample in latents]
             frames = self.video_processor.postprocess_video(video=torch.cat(decoded), output_type=output_type)
+        laps.end("decode")
         self.maybe_free_model_hooks()
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
 
@@ -259,6 +269,10 @@ class Conditioning:
         """A float32 copy of a float16 VAE's encoder and quant_conv, where one is kept."""
         self._most = most
         self._results: dict[str, torch.Tensor] = {}
+
+    def clear(self) -> None:
+        """Forget every picture."""
+        self._results.clear()
 
     def get(self, key: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return compute(), from memory where the key was asked for before."""
