@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,9 @@ from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, VideoRec
 from svd_batch.store import Store, file_sha256
 
 if TYPE_CHECKING:
-    from svd_batch.engine.pipeline import Engine, Generated
+    from svd_batch.engine.pipeline import Engine, EngineInfo, Generated
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,13 @@ class Generate:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         # Loaded in the thread that computes: OpenMP keeps a pool for each thread that ever did, and with more pool
         # threads than cores it stops spinning between operations, which costs small models a third of their speed.
-        self.engine = self._denoiser.submit(make_engine or (lambda: _make_engine(settings))).result()
-        self.info = self._denoiser.submit(self.engine.info).result()
+        self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
+        self.committer = Committer(settings, self.compute(self.engine.info))
         self._closing = threading.Event()
+
+    def compute(self, work: Callable[[], T]) -> T:
+        """Return work(), run in the thread that computes."""
+        return self._denoiser.submit(work).result()
 
     def __call__(self, loaded: LoadedUnit) -> Iterator[Result]:
         """Yield exactly one result for each planned video, in plan order.
@@ -146,16 +152,18 @@ class Generate:
                 if known is not None:
                     result.set_result(known)
                 elif loaded.picture is None:  # one failure for the image, however many videos it has
-                    load_failure = load_failure or self._writer.submit(self._fail, loaded.error or _no_picture(loaded))
+                    load_failure = load_failure or self._writer.submit(
+                        self.committer.fail, loaded.error or _no_picture(loaded)
+                    )
                     result = load_failure
                 else:
                     generated = self.engine.generate(loaded.picture, planned.cell, planned.seed)
                     if len(writing) == MAX_WRITING:
                         wait([writing[0]])  # frames must not pile up when the disk is slower than the model
-                    result = self._writer.submit(self._write, loaded, planned, generated)
+                    result = self._writer.submit(self.committer.write, loaded, planned, generated)
                     writing.append(result)
             except Exception as error:  # the per-item boundary
-                result = self._writer.submit(self._fail, _failure(loaded.unit, planned, "generate", error))
+                result = self._writer.submit(self.committer.fail, _failure(loaded.unit, planned, "generate", error))
             results.put(result)
 
     def close(self) -> None:
@@ -164,15 +172,25 @@ class Generate:
         self._denoiser.shutdown()
         self._writer.shutdown()
 
-    def _fail(self, failure: FailureRecord) -> Result:
+
+class Committer:
+    """Makes generated frames committed files, and failures rows. Calls no torch."""
+
+    def __init__(self, settings: GenerateSettings, info: EngineInfo) -> None:
+        self.settings = settings
+        self.store = Store(Path(settings.output))
+        self.info = info
+
+    def fail(self, failure: FailureRecord) -> Result:
+        """Record one failed item and return it."""
         earlier = self.store.failure(failure.item_id)
         if earlier is not None:
             failure = dataclasses.replace(failure, attempts=earlier.attempts + 1)
         self.store.record_failure(failure)
         return failure
 
-    def _write(self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated) -> Result:
-        """Encode, check and commit one video; runs in the writing thread."""
+    def write(self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated) -> Result:
+        """Encode, check and commit one video."""
         start = time.perf_counter()
         config = self.settings.video
         temporary = self.store.temporary(video.suffix(config.codec))
@@ -180,14 +198,24 @@ class Generate:
         try:
             parameters = self._parameters(loaded, planned)
             video.write_video(temporary, generated.frames, playback_fps, config, parameters)
+            encoded = time.perf_counter()
             if video.probe(temporary).num_frames != len(generated.frames):
                 raise OSError("the encoded file does not hold every frame")
-            record = self._record(loaded, planned, generated, temporary, playback_fps, start)
-            self.store.commit(temporary, record)
+            written: dict[str, Any] = {
+                "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
+                "playback_fps": playback_fps,
+                "num_bytes": temporary.stat().st_size,
+                "video_sha256": file_sha256(temporary),
+            }
+            self.store.place(temporary, written["file_name"])
+            placed = time.perf_counter()
+            seconds = {"write_s": placed - start, "encode_s": encoded - start, "commit_s": placed - encoded}
+            record = self._record(loaded, planned, generated, written, seconds)
+            self.store.commit(record)
             self.store.clear_failure(loaded.unit.image.image_id)
         except Exception as error:  # the per-item boundary
             temporary.unlink(missing_ok=True)
-            return self._fail(_failure(loaded.unit, planned, "write", error))
+            return self.fail(_failure(loaded.unit, planned, "write", error))
         return record
 
     def _parameters(self, loaded: LoadedUnit, planned: PlannedVideo) -> dict[str, object]:
@@ -207,19 +235,19 @@ class Generate:
         loaded: LoadedUnit,
         planned: PlannedVideo,
         generated: Generated,
-        temporary: Path,
-        playback_fps: int,
-        start: float,
+        written: dict[str, Any],
+        seconds: dict[str, float],
     ) -> VideoRecord:
+        """Return a video's row; `written` and `seconds` are what only the writing of its file could tell."""
         model = self.settings.model
+        phases = {name: getattr(generated, name) for name in ("generate_s", "condition_s", "denoise_s", "decode_s")}
         return VideoRecord(
-            file_name=ids.video_path(planned.video_id, video.suffix(self.settings.video.codec)),
             video_id=planned.video_id,
             image_id=loaded.unit.image.image_id,
             image_path=loaded.unit.image.image_path,
             image_sha256=loaded.sha256,
             **dataclasses.asdict(planned.cell),
-            playback_fps=playback_fps,
+            **written,
             num_frames=generated.frames.shape[0],
             height=generated.frames.shape[1],
             width=generated.frames.shape[2],
@@ -229,11 +257,7 @@ class Generate:
             model_revision=self.settings.model_revision,
             dtype=model.dtype.value,
             fingerprint=self.settings.fingerprint,
-            num_bytes=temporary.stat().st_size,
-            video_sha256=file_sha256(temporary),
-            load_s=round(loaded.load_s, 6),
-            generate_s=round(generated.generate_s, 6),
-            write_s=round(time.perf_counter() - start, 6),
+            **{name: round(value, 6) for name, value in {"load_s": loaded.load_s, **phases, **seconds}.items()},
             peak_memory_bytes=generated.peak_memory_bytes,
             **dataclasses.asdict(self.info),
             batch_size=1,

@@ -65,10 +65,13 @@ class Store:
         """Return a new path for a file on its way, unique to this attempt and on the same file system."""
         return self.temporary_dir / f"{os.getpid()}-{uuid.uuid4().hex}.{suffix}"
 
-    def commit(self, temporary: Path, record: VideoRecord) -> None:
-        """Make a finished temporary video and its record durable, in this order; the record is the commit."""
+    def place(self, temporary: Path, file_name: str) -> None:
+        """Make a finished temporary video durable under its name; it counts once its record is committed."""
         flush(temporary)
-        move(temporary, self.root / record.file_name)
+        move(temporary, self.root / file_name)
+
+    def commit(self, record: VideoRecord) -> None:
+        """Make the record of a placed video durable; this is the commit."""
         self._write_text(self._record_path(record.video_id), to_json(record))
         self._failure_path(record.video_id).unlink(missing_ok=True)
 

@@ -68,6 +68,11 @@ def make_record(video_id: str = "ab" * 10, image_id: str = "cat", **changes: Any
         load_s=0.01,
         generate_s=1.5,
         write_s=0.02,
+        condition_s=0.1,
+        denoise_s=1.1,
+        decode_s=0.3,
+        encode_s=0.015,
+        commit_s=0.005,
         peak_memory_bytes=123456,
         device_name="cpu",
         torch_threads=2,
@@ -148,7 +153,8 @@ def commit_video(
         "video_sha256": file_sha256(temporary),
     }
     record = make_record(video_id, image_id, **{**written, **changes})
-    store.commit(temporary, record)
+    store.place(temporary, record.file_name)
+    store.commit(record)
     return record
 
 

@@ -52,6 +52,11 @@ COLUMNS = {
     "load_s": "double",
     "generate_s": "double",
     "write_s": "double",
+    "condition_s": "double",
+    "denoise_s": "double",
+    "decode_s": "double",
+    "encode_s": "double",
+    "commit_s": "double",
     "peak_memory_bytes": "int64",
     "device_name": "string",
     "torch_threads": "int64",
@@ -69,7 +74,8 @@ def put(store: Store, *records: VideoRecord) -> None:
     for record in records:
         temporary = store.temporary("mp4")
         temporary.write_bytes(b"a clip")
-        store.commit(temporary, record)
+        store.place(temporary, record.file_name)
+        store.commit(record)
 
 
 def keep(store: Store, **columns: Any) -> None:

@@ -188,6 +188,22 @@ def test_offload_without_a_gpu_is_refused_in_a_sentence(offload: Offload) -> Non
         check_machine(ModelConfig(), MemoryConfig(offload=offload), "cpu")
 
 
+def test_each_phase_of_a_video_is_timed_and_none_is_counted_twice(engine: Engine) -> None:
+    made = engine.generate(PICTURE, CELL, 5)
+    phases = [made.condition_s, made.denoise_s, made.decode_s]
+    assert min(phases) > 0
+    assert sum(phases) <= made.generate_s
+
+
+def test_unrounded_pixels_are_handed_on_where_asked_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.generate(PICTURE, CELL, 5).pixels is None
+    monkeypatch.setattr(engine, "keep_pixels", True)
+    made = engine.generate(PICTURE, CELL, 5)
+    assert made.pixels is not None
+    assert made.pixels.dtype == np.float32
+    assert np.array_equal((made.pixels * 255).round().astype(np.uint8), made.frames)
+
+
 def test_nan_from_the_model_is_an_error_and_not_a_black_video(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = SVDSweepPipeline.decode_latents
     monkeypatch.setattr(SVDSweepPipeline, "decode_latents", lambda *a, **k: decode(*a, **k) * float("nan"))

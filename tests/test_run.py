@@ -70,6 +70,15 @@ def test_the_output_passes_verify_and_holds_a_report_a_card_and_the_config(run: 
     assert not list((out / ".svd_batch/tmp").iterdir())
 
 
+def test_a_row_tells_what_each_stage_took_and_the_parts_make_up_the_whole(run: Run, tmp_path: Path) -> None:
+    run()
+    for row in rows(tmp_path / "out"):
+        seconds = {k: v for k, v in row.items() if k.endswith("_s") and isinstance(v, float)}
+        assert min(seconds.values()) > 0
+        assert seconds["condition_s"] + seconds["denoise_s"] + seconds["decode_s"] <= seconds["generate_s"]
+        assert seconds["encode_s"] + seconds["commit_s"] == pytest.approx(seconds["write_s"], abs=1e-5)
+
+
 def test_the_same_command_again_finds_nothing_to_do(run: Run, tmp_path: Path) -> None:
     run(*GRID)
     before = mtimes(tmp_path / "out")

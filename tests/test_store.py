@@ -9,6 +9,7 @@ import pytest
 from builders import make_failure, make_record, run_python
 
 from svd_batch.errors import UserError
+from svd_batch.records import VideoRecord
 from svd_batch.store import Store, file_sha256, flush, move
 
 
@@ -27,6 +28,12 @@ def written(store: Store, content: bytes = b"a clip") -> Path:
     return path
 
 
+def commit(store: Store, record: VideoRecord, content: bytes = b"a clip") -> None:
+    """Put a video in its place, then commit its record."""
+    store.place(written(store, content), record.file_name)
+    store.commit(record)
+
+
 def files_below(folder: Path) -> list[Path]:
     """Return every file below a folder."""
     return sorted(p for p in folder.rglob("*") if p.is_file())
@@ -39,13 +46,13 @@ def test_opening_a_store_makes_nothing(tmp_path: Path):
 
 def test_a_committed_video_lies_in_its_place_with_its_record(store: Store):
     record = make_record()
-    store.commit(written(store), record)
+    commit(store, record)
     assert (store.root / record.file_name).read_bytes() == b"a clip"
     assert store.read_record(record.video_id) == record
 
 
 def test_a_commit_leaves_no_temporary_file(store: Store):
-    store.commit(written(store), make_record())
+    commit(store, make_record())
     assert files_below(store.temporary_dir) == []
 
 
@@ -58,20 +65,20 @@ def test_a_video_that_can_not_be_put_in_its_place_has_no_record(store: Store, ob
     else:
         (store.root / record.file_name).mkdir(parents=True)
     with pytest.raises(OSError, match=r"."):
-        store.commit(temporary, record)
+        store.place(temporary, record.file_name)
     assert store.done_ids() == set()
 
 
 def test_a_video_without_its_record_is_not_done(store: Store):
     record = make_record()
-    move(written(store), store.root / record.file_name)
+    store.place(written(store), record.file_name)
     assert store.done_ids() == set()
     assert store.read_record(record.video_id) is None
 
 
 def test_a_second_commit_of_a_video_replaces_the_first(store: Store):
-    store.commit(written(store), make_record(write_s=1.0))
-    store.commit(written(store, b"again"), make_record(write_s=2.0))
+    commit(store, make_record(write_s=1.0))
+    commit(store, make_record(write_s=2.0), b"again")
     assert [r.write_s for r in store.records()] == [2.0]
     assert (store.root / make_record().file_name).read_bytes() == b"again"
 
@@ -86,21 +93,21 @@ def test_a_second_commit_of_a_video_replaces_the_first(store: Store):
 )
 def test_a_record_is_read_back_as_it_was_written(store: Store, changes: dict[str, object]):
     record = dataclasses.replace(make_record(), **changes)
-    store.commit(written(store), record)
+    commit(store, record)
     assert store.read_record(record.video_id) == record
 
 
 def test_records_come_by_id_and_done_ids_name_them_all(store: Store):
     ids = ["ff" * 10, "00" * 10, "0a" * 10]
     for video_id in ids:
-        store.commit(written(store), make_record(video_id))
+        commit(store, make_record(video_id))
     assert [r.video_id for r in store.records()] == sorted(ids)
     assert store.done_ids() == set(ids)
 
 
 def test_a_forgotten_video_is_no_longer_done_and_may_be_forgotten_twice(store: Store):
     record = make_record()
-    store.commit(written(store), record)
+    commit(store, record)
     store.forget(record.video_id)
     store.forget(record.video_id)
     assert store.done_ids() == set()
@@ -137,7 +144,7 @@ def test_an_image_and_its_videos_fail_apart(store: Store):
 def test_a_committed_video_has_no_failure_any_more(store: Store):
     record = make_record()
     store.record_failure(make_failure(video_id=record.video_id))
-    store.commit(written(store), record)
+    commit(store, record)
     assert store.failures() == []
 
 
@@ -166,7 +173,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path):
 
 
 def test_a_folder_of_ours_is_opened_again_with_all_that_is_in_it(store: Store):
-    store.commit(written(store), make_record())
+    commit(store, make_record())
     again = Store(store.root)
     again.create()
     assert again.done_ids() == {make_record().video_id}
@@ -219,7 +226,7 @@ def test_two_temporary_files_never_share_a_name_and_lie_on_the_same_file_system(
 
 def test_records_of_any_language_are_read_where_the_locale_is_ascii(store: Store):
     record = make_record(image_id="猫", image_path="Mümmel.png")
-    store.commit(written(store), record)
+    commit(store, record)
     store.record_failure(make_failure("hündchen"))
     store.write_run({"host": "ü"})
     code = (
@@ -238,7 +245,7 @@ def test_a_sha256_is_that_of_the_whole_file(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", "{}", "[]"])
 def test_a_damaged_record_is_told_in_a_sentence(store: Store, text: str):
-    store.commit(written(store), make_record())
+    commit(store, make_record())
     (path,) = store.records_dir.glob("*/*.json")
     path.write_text(text)
     with pytest.raises(UserError, match="is damaged; delete it"):

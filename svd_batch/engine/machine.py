@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +56,31 @@ def peak_resident_bytes() -> int:
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most that torch held of the GPU since it was last reset; on a CPU `peak_resident_bytes`."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else peak_resident_bytes()
+
+
+class Laps:
+    """Seconds of a call's phases, one after the other; on a GPU each border waits until it has caught up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = self._now()
+
+    def end(self, phase: str) -> None:
+        """Count the time since the last border as `phase`."""
+        now = self._now()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
 
 def make_deterministic() -> None:

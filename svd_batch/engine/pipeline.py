@@ -24,7 +24,7 @@ from svd_batch.engine.machine import (
     check_machine,
     cpu_name,
     device_type,
-    peak_resident_bytes,
+    peak_memory_bytes,
     reset_peak_resident_bytes,
 )
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
@@ -43,6 +43,12 @@ class Generated:
     generate_s: float
     peak_memory_bytes: int
     """The most during this video: of a GPU what torch held, on a CPU what `machine.peak_resident_bytes` says."""
+    condition_s: float
+    """CLIP, VAE encoding and what else comes before the first step."""
+    denoise_s: float
+    decode_s: float
+    pixels: NDArray[np.float32] | None = None
+    """The frames on [0, 1] before rounding, where the engine was told to keep them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Engine:
         if torch_threads is not None:
             torch.set_num_threads(torch_threads)
         self.torch_threads = torch_threads
+        self.keep_pixels = False
+        """Whether to hand on unrounded pixels too; four times the frames' memory."""
         self.model = model
         self.device = torch.device(device_type())
         check_machine(model, memory, self.device.type)
@@ -128,12 +136,13 @@ class Engine:
         if not np.isfinite(video).all():
             raise ValueError("the model returned NaN or infinite pixels")
         frames = (video * 255).round().astype(np.uint8)
-        return Generated(frames, time.perf_counter() - start, self._peak_memory_bytes())
-
-    def _peak_memory_bytes(self) -> int:
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
-        return peak_resident_bytes()
+        return Generated(
+            frames,
+            time.perf_counter() - start,
+            peak_memory_bytes(self.device),
+            **{f"{phase}_s": seconds for phase, seconds in self.pipe.seconds.items()},
+            pixels=video if self.keep_pixels else None,
+        )
 
 
 def _apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type: str) -> None:

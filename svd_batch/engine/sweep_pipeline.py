@@ -26,6 +26,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
+from svd_batch.engine.machine import Laps
 from svd_batch.sweep import TRAINED_MOTION_BUCKETS
 
 logger = logging.get_logger(f"diffusers.{__name__}")  # heeds the verbosity that is set for diffusers
@@ -52,6 +53,8 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
     """Run the two halves of guidance one after the other: half of the activations, the same pixels."""
     known: Conditioning | None = None
     """Embeddings and image latents to reuse between calls; None computes them at each call, as stock does."""
+    seconds: Mapping[str, float] | None = None
+    """What the last call took, by phase: condition, denoise, decode."""
 
     def enable_conditioning_reuse(self, *, keep_float32_encoder: bool = True) -> None:
         """Remember what CLIP and the VAE said about recent pictures: the cells of a sweep ask the same again.
@@ -91,6 +94,9 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         Raises: ValueError for a list of the wrong length, a value that is NaN, infinite or (motion_bucket_id) negative,
         or guidance that is on for some samples and off for others.
         """
+        laps = Laps(self._execution_device)
+        self.seconds = laps.seconds
+
         # 0.-1. Defaults and checks
         height = height or self.unet.config.sample_size * self.vae_scale_factor
         width = width or self.unet.config.sample_size * self.vae_scale_factor
@@ -140,6 +146,7 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         ramps = zip(values["min_guidance_scale"], values["max_guidance_scale"], strict=True)
         scales = torch.stack([torch.linspace(low, high, num_frames) for low, high in ramps])
         self._guidance_scale = scales.to(device, latents.dtype)[:, :, None, None, None]
+        laps.end("condition")
 
         # 9. Denoising
         conditioning = (image_latents, image_embeddings, added_time_ids)
@@ -165,12 +172,14 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
                 # a scheduler of a higher order takes several timesteps a step
                 if i == len(timesteps) - 1 or (i >= num_warmup_steps and (i + 1) % self.scheduler.order == 0):
                     progress_bar.update()
+        laps.end("denoise")
 
         # 10. Decoding, a sample at a time
         frames: Any = latents
         if output_type != "latent":
             decoded = [self.decode_latents(sample[None], num_frames, decode_chunk_size) for sample in latents]
             frames = self.video_processor.postprocess_video(video=torch.cat(decoded), output_type=output_type)
+        laps.end("decode")
         self.maybe_free_model_hooks()
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
 
@@ -277,6 +286,10 @@ class Conditioning:
         """A float32 copy of a float16 VAE's encoder and quant_conv, where one is kept."""
         self._most = most
         self._results: dict[str, torch.Tensor] = {}
+
+    def clear(self) -> None:
+        """Forget every picture."""
+        self._results.clear()
 
     def get(self, key: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return compute(), from memory where the key was asked for before."""
