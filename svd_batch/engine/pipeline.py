@@ -17,6 +17,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers.schedulers import AysSchedules
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,6 +28,9 @@ from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
 from svd_batch.records import SweepCell
+
+SIGMAS: dict[str, list[float] | None] = {"euler": None, "ays10": AysSchedules["StableDiffusionVideoSigmas"]}
+"""The noise levels that each sampler gives to the scheduler; None leaves them to num_inference_steps."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,10 @@ class Engine:
             motion_bucket_id=cell.motion_bucket_id,
             noise_aug_strength=cell.noise_aug_strength,
             decode_chunk_size=cell.decode_chunk_size,
+            sigmas=SIGMAS[cell.sampler],
+            guidance_sigma_min=cell.guidance_sigma_min,
+            guidance_sigma_max=cell.guidance_sigma_max,
+            deep_cache_interval=cell.deep_cache_interval,
             generator=torch.Generator("cpu").manual_seed(seed),
             output_type="np",
         ).frames[0]  # (T, H, W, 3) float in [0, 1]
