@@ -54,7 +54,10 @@ Most used:
   output=FOLDER             the same folder again goes on where it stopped
   seed=N num_seeds=N        or seeds=[42,43] as they are, for every picture
   generation.FIELD=VALUE    motion_bucket_id, noise_aug_strength, fps, num_inference_steps,
-                            min_guidance_scale, max_guidance_scale, decode_chunk_size
+                            min_guidance_scale, max_guidance_scale, decode_chunk_size, and the
+                            approximations sampler, guidance_sigma_min, guidance_sigma_max, deep_cache_interval
+  quality=NAME              {qualities}: presets of approximations; final has none
+  sampler=NAME              {samplers}: ays10 makes ten steps do
   fit=crop|pad|stretch      how pictures are brought to size
   video=NAME                {videos}; video.quality, video.playback_fps
   backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address
@@ -135,7 +138,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _job(verb: str, overrides: list[str]) -> int:
     if "-h" in overrides or "--help" in overrides:
-        names = {f"{k}s" if k != "memory" else "memories": " | ".join(v) for k, v in group_options().items()}
+        names = {f"{k[:-1]}ies" if k[-1] == "y" else f"{k}s": " | ".join(v) for k, v in group_options().items()}
         print(JOB_HELP.format(verb=verb, purpose=PURPOSES[verb], **names), end="")
         return 0
     codes: list[int] = []

@@ -133,6 +133,14 @@ class GenerationConfig:
     """Guidance at the last frame; 1 or less turns guidance off."""
     decode_chunk_size: int = 8
     """Frames that the VAE decodes at a time; changes pixels and memory."""
+    sampler: str = "euler"
+    """euler, or ays10: ten steps at Align Your Steps' noise levels, with num_inference_steps=10. Approximates."""
+    guidance_sigma_min: float = 0.0
+    """Guidance applies at steps whose noise level sigma is at least this; above 0 approximates."""
+    guidance_sigma_max: float = 1000.0
+    """Guidance applies at steps whose noise level sigma is at most this; SVD starts at 700, so less approximates."""
+    deep_cache_interval: int = 1
+    """Compute the UNet's deep features at every so many steps and use them again in between; above 1 approximates."""
 
     def __post_init__(self) -> None:
         for name in CELL_FIELDS:
@@ -161,6 +169,14 @@ class SweepConfig:
     """Axis over guidance at the last frame."""
     decode_chunk_size: Any = None
     """Axis over the VAE's chunk."""
+    sampler: Any = None
+    """Axis over the samplers, [euler,ays10]; ays10 brings its ten steps unless the steps are an axis too."""
+    guidance_sigma_min: Any = None
+    """Axis over the lower end of guidance's band of noise levels."""
+    guidance_sigma_max: Any = None
+    """Axis over the upper end of guidance's band of noise levels."""
+    deep_cache_interval: Any = None
+    """Axis over the interval of deep features."""
     cells: Any = None
     """A list of cells, each a mapping of the fields that differ from `generation`; excludes axes."""
 

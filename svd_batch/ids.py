@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from svd_batch.records import SweepCell
+from svd_batch.records import EXACT, SweepCell
 
 _SAFE_ID = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
 
@@ -49,7 +49,8 @@ def video_id(image_id: str, cell: SweepCell, seed: int, pixel_settings: Mapping[
 
     `pixel_settings`: model id, revision, size, frames, dtype, fit and encoding (see `config.pixel_settings`).
     """
-    cell_values = {k: repr(v) for k, v in vars(cell).items()}  # asdict() would take half of a plan's time
+    # asdict() would take half of a plan's time; exact cells keep the ids that they had before there were approximations
+    cell_values = {k: repr(v) for k, v in vars(cell).items() if k not in EXACT or v != EXACT[k]}
     return _digest(["video", image_id, cell_values, seed, dict(pixel_settings)])[:20]
 
 

@@ -19,7 +19,7 @@ from svd_batch import ids
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
 from svd_batch.records import CELL_FIELDS, ImageRecord, VideoRecord
-from svd_batch.sweep import cell_value
+from svd_batch.sweep import CHOICES, cell_value
 
 PICTURE_COLUMNS = ("image_path", "image_bytes", "image")
 BATCH_ROWS = 1024
@@ -162,6 +162,8 @@ def _accepted_type(name: str, kind: pa.DataType) -> str | None:
     if name == "image":
         right = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
         return None if right else "a struct of bytes and path, as Hugging Face datasets write it"
+    if name in CHOICES:
+        return None if text or null else "a string"
     if name in CELL_FIELDS:
         return None if pa.types.is_integer(kind) or pa.types.is_floating(kind) or null else "a number"
     return None

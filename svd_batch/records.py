@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -24,9 +24,22 @@ class SweepCell:
     min_guidance_scale: float
     max_guidance_scale: float
     decode_chunk_size: int
+    # Approximations. Their defaults are exact, and no part of a video_id.
+    sampler: str = "euler"
+    """euler, or ays10: ten steps at the noise levels of Align Your Steps."""
+    guidance_sigma_min: float = 0.0
+    guidance_sigma_max: float = 1000.0
+    """Guidance applies at steps whose noise level is within these two; SVD's largest is 700."""
+    deep_cache_interval: int = 1
+    """The UNet's deep features are computed at every so many steps."""
 
 
 CELL_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(SweepCell))
+CellValue = int | float | str
+EXACT: dict[str, CellValue] = {
+    f.name: f.default for f in dataclasses.fields(SweepCell) if f.default is not dataclasses.MISSING
+}
+"""The fields that approximate, with the values at which they don't."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class ImageRecord:
     """Column of `source` with the embedded picture: `image_bytes` or `image`."""
     sha256: str | None = None
     """SHA-256 that the bytes must have, where one is on record."""
-    fixed: tuple[tuple[str, float], ...] = ()
+    fixed: tuple[tuple[str, CellValue], ...] = ()
     """Cell fields that this row fixes, as (name, value) pairs."""
 
 
@@ -88,6 +101,14 @@ class VideoRecord:
     min_guidance_scale: float
     max_guidance_scale: float
     decode_chunk_size: int
+    sampler: str = field(default="euler", kw_only=True)
+    guidance_sigma_min: float = field(default=0.0, kw_only=True)
+    guidance_sigma_max: float = field(default=1000.0, kw_only=True)
+    deep_cache_interval: int = field(default=1, kw_only=True)
+    approximations: str | None = field(default=None, kw_only=True)
+    """What makes the video differ from the exact one; None for nothing."""
+    quality: str = field(default="final", kw_only=True)
+    """The preset that the cell amounts to: final (exact), preview, draft or custom."""
     seed: int
     """What reproduces the video with stock diffusers: `torch.manual_seed(seed)`."""
     replicate: int

@@ -24,7 +24,7 @@ from svd_batch.config import ModelConfig
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import one_line, open_image, read_bytes
 from svd_batch.manifest import read_manifest
-from svd_batch.records import CELL_FIELDS, ImageRecord, VideoRecord
+from svd_batch.records import CELL_FIELDS, EXACT, ImageRecord, VideoRecord
 from svd_batch.store import Store
 
 _SHORTEST_PREFIX = 4
@@ -214,6 +214,8 @@ def checkpoint_folder(record: VideoRecord) -> Path | None:
 def script(shown: Shown) -> str:
     """Return a Python script that makes the video with stock diffusers and saves its frames as PNG files.
 
+    Guidance in a band and reused deep features are beyond stock: the script then takes SVDSweepPipeline and says so.
+
     Raises: UserError when the picture is in no manifest or can't be opened.
     """
     record, settings = shown.record, shown.settings
@@ -226,13 +228,14 @@ def script(shown: Shown) -> str:
         "pad": f"ImageOps.pad(picture, {size}, Image.Resampling.LANCZOS, color=(0, 0, 0))",
         "stretch": f"picture.resize({size}, Image.Resampling.LANCZOS)",
     }[settings["fit"]]
-    cell = "".join(f"    {name}={getattr(record, name)!r},\n" for name in CELL_FIELDS)
+    title, pipeline = _pipeline(record)
+    cell = "".join(f"    {name}={value},\n" for name, value in _arguments(record))
     device = _plain(record.device_name)
     opening = "\n".join(_opening(image, record))
     standard = [f"import {name}\n" for name in ("io",) if f"{name}." in opening]
     others = {"np": "import numpy as np\n", "pq": "import pyarrow.parquet as pq\n"}
     needed = [line for name, line in others.items() if f"{name}." in opening]
-    return f'''"""Make video {record.video_id} with stock diffusers.
+    return f'''"""Make video {record.video_id} {title}.
 
 The job had torch {record.torch_version}, diffusers {record.diffusers_version} and {device}; others may round otherwise.
 """
@@ -240,15 +243,13 @@ The job had torch {record.torch_version}, diffusers {record.diffusers_version} a
 {"".join(standard)}from pathlib import Path
 
 {"".join(needed)}import torch
-from diffusers import StableVideoDiffusionPipeline
-from PIL import Image, ImageOps
-
+{"".join(_imports(record))}
 torch.set_num_threads({record.torch_threads})  # the job had {record.torch_threads} threads: sums of floats depend on it
 
 {opening}
 picture = {fit}  # fit={settings["fit"]}
 
-pipe = StableVideoDiffusionPipeline.from_pretrained(
+pipe = {pipeline}.from_pretrained(
     {where}, variant={settings.get("model.variant")!r}, torch_dtype=torch.{record.dtype}, use_safetensors=True
 )
 frames = pipe.to("cuda" if torch.cuda.is_available() else "cpu")(
@@ -265,6 +266,41 @@ for i, frame in enumerate(frames):
     frame.save(folder / f"{{i:03}}.png")
 print(f"{{len(frames)}} frames in {{folder}}; the dataset plays them at {record.playback_fps} a second")
 '''
+
+
+def _is_stock(record: VideoRecord) -> bool:
+    """Return whether stock diffusers can make the video: exactly, or with the sampler as the only approximation."""
+    return record.approximations in (None, record.sampler)
+
+
+def _pipeline(record: VideoRecord) -> tuple[str, str]:
+    """Return how the script's title goes on, and the name of the pipeline's class."""
+    if _is_stock(record):
+        return "with stock diffusers", "StableVideoDiffusionPipeline"
+    return (
+        "with the pipeline of svd_batch.\n\n"
+        f"Stock diffusers can't make it, since it is approximated: {record.approximations}.\n"
+        "SVDSweepPipeline takes these beside stock's own arguments"
+    ), "SVDSweepPipeline"
+
+
+def _imports(record: VideoRecord) -> Iterator[str]:
+    if _is_stock(record):
+        yield "from diffusers import StableVideoDiffusionPipeline\n"
+    if record.sampler == "ays10":
+        yield "from diffusers.schedulers import AysSchedules\n"
+    yield "from PIL import Image, ImageOps\n"
+    if not _is_stock(record):
+        yield "from svd_batch.engine.sweep_pipeline import SVDSweepPipeline\n"
+
+
+def _arguments(record: VideoRecord) -> Iterator[tuple[str, str]]:
+    """Yield the fields of the cell as arguments of the pipeline, values as Python writes them."""
+    for name in CELL_FIELDS:
+        if name == "num_inference_steps" and record.sampler == "ays10":
+            yield "sigmas", 'AysSchedules["StableDiffusionVideoSigmas"]'
+        elif name not in EXACT or (name != "sampler" and not _is_stock(record)):
+            yield name, repr(getattr(record, name))
 
 
 def _plain(text: str) -> str:

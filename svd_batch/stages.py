@@ -26,6 +26,7 @@ from svd_batch import checkpoint, ids, video
 from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import ItemError
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
+from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.store import Store, file_sha256
 
@@ -248,6 +249,8 @@ class Committer:
             image_sha256=loaded.sha256,
             **dataclasses.asdict(planned.cell),
             **written,
+            approximations=approximations(planned.cell),
+            quality=quality_of(planned.cell),
             num_frames=generated.frames.shape[0],
             height=generated.frames.shape[1],
             width=generated.frames.shape[2],

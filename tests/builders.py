@@ -185,7 +185,7 @@ def make_output(
     return store
 
 
-def cell_values(cell: SweepCell) -> dict[str, int | float]:
+def cell_values(cell: SweepCell) -> dict[str, Any]:
     """Return a cell as a mapping."""
     return {name: getattr(cell, name) for name in CELL_FIELDS}
 

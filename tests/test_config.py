@@ -38,7 +38,8 @@ from svd_batch.config import (
 from svd_batch.errors import UserError
 from svd_batch.explain import known_keys
 from svd_batch.ids import fingerprint
-from svd_batch.records import CELL_FIELDS
+from svd_batch.quality import PRESETS
+from svd_batch.records import CELL_FIELDS, EXACT
 
 GROUP_FILES = sorted(f"{f.parent.name}/{f.stem}" for f in conf_dir().glob("*/*.yaml"))
 DATACLASSES = [v for v in vars(config_module).values() if dataclasses.is_dataclass(v) and v.__name__.endswith("Config")]
@@ -72,6 +73,9 @@ def composed(*overrides: str) -> Config:
         *((GenerationConfig, "min_guidance_scale", v) for v in (-1, NAN, 101)),
         *((GenerationConfig, "max_guidance_scale", v) for v in (-1, INF, 101)),
         *((GenerationConfig, "decode_chunk_size", v) for v in (0, 1025)),
+        *((GenerationConfig, "sampler", v) for v in ("heun", "", None, 10, ["ays10"])),
+        *((GenerationConfig, key, v) for key in ("guidance_sigma_min", "guidance_sigma_max") for v in (-1, NAN, 1001)),
+        *((GenerationConfig, "deep_cache_interval", v) for v in (0, 1001, 1.5, True)),
         *((VideoConfig, "quality", v) for v in (-0.1, 10.1, NAN, None)),
         *((VideoConfig, "playback_fps", v) for v in (0, 241, True)),
         *((BackendConfig, "num_actors", v) for v in (0, -1, 1.5, True, "2", [], [1], [2, 1], [0, 1], [1, 2, 3], "ab")),
@@ -193,6 +197,40 @@ def test_sections_have_the_fields_of_a_cell_in_its_order():
     assert tuple(f.name for f in dataclasses.fields(SweepConfig)) == (*CELL_FIELDS, "cells")
 
 
+def generation(*overrides: str) -> dict[str, Any]:
+    """Return the approximations and the steps that Hydra composes."""
+    composed_values = dataclasses.asdict(composed(*overrides).generation)
+    return {name: composed_values[name] for name in ("num_inference_steps", *EXACT)}
+
+
+def test_nothing_is_approximated_by_default():
+    assert generation() == {"num_inference_steps": 25, **EXACT} == generation("quality=final", "model=svd_xt")
+
+
+@pytest.mark.parametrize("name", ["preview", "draft"])
+def test_a_quality_puts_its_preset_over_the_generation_settings_of_any_model(name: str):
+    assert generation(f"quality={name}") == {**EXACT, **PRESETS[name]} == generation("model=svd", f"quality={name}")
+
+
+def test_a_sampler_sets_its_steps_and_goes_before_a_quality():
+    assert generation("sampler=ays10") == {"num_inference_steps": 10, **EXACT, "sampler": "ays10"}
+    draft = generation("sampler=euler", "quality=draft")
+    assert (draft["sampler"], draft["num_inference_steps"], draft["deep_cache_interval"]) == ("euler", 25, 2)
+
+
+def test_a_value_on_the_command_line_goes_before_both():
+    values = generation("quality=draft", "generation.deep_cache_interval=5", "generation.guidance_sigma_max=99")
+    assert (values["deep_cache_interval"], values["guidance_sigma_max"], values["sampler"]) == (5, 99.0, "ays10")
+
+
+@pytest.mark.parametrize(
+    "overrides", [["sampler=ays10", "generation.num_inference_steps=25"], ["generation.sampler=ays10"]]
+)
+def test_ays10_with_another_number_of_steps_is_refused(overrides: list[str]):
+    with pytest.raises(UserError, match="sampler=ays10 has 10 steps; num_inference_steps=25 is not accepted with it"):
+        composed(*overrides)
+
+
 # --- what makes an id, what a folder may not mix ----------------------------------------------------------------
 
 
@@ -282,6 +320,8 @@ def test_every_group_has_a_file():
         "generation",
         "memory",
         "model",
+        "quality",
+        "sampler",
         "speed",
         "sweep",
         "video",
@@ -299,8 +339,9 @@ def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", GROUP_FILES)
 def test_every_key_in_conf_is_a_field(name: str):
     text = (conf_dir() / f"{name}.yaml").read_text()
-    prefix = "" if "@package _global_" in text else f"{name.split('/')[0]}."
-    assert set(keys_of(yaml.safe_load(text), prefix)) <= set(known_keys())
+    package = next((line.split()[-1] for line in text.splitlines() if "@package" in line), name.split("/")[0])
+    prefix = "" if package == "_global_" else f"{package}."
+    assert set(keys_of(yaml.safe_load(text) or {}, prefix)) <= set(known_keys())
 
 
 def test_every_key_of_the_main_file_is_a_field():

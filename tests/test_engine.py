@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from diffusers import StableVideoDiffusionPipeline
+from diffusers.schedulers import AysSchedules
 from parts import need
 from PIL import Image
 
@@ -122,6 +123,9 @@ def test_the_same_call_twice_gives_the_same_pixels(engine: Engine) -> None:
         ("min_guidance_scale", 2.0),
         ("max_guidance_scale", 5.0),
         ("decode_chunk_size", 1),
+        ("guidance_sigma_min", 1.0),
+        ("guidance_sigma_max", 100.0),
+        ("deep_cache_interval", 2),
     ],
 )
 def test_each_field_of_a_cell_reaches_the_pipeline_and_changes_pixels(
@@ -130,6 +134,16 @@ def test_each_field_of_a_cell_reaches_the_pipeline_and_changes_pixels(
     changed = dataclasses.replace(CELL, **{field: value})
     before, after = engine.generate(PICTURE, CELL, 5).frames, engine.generate(PICTURE, changed, 5).frames
     assert received(engine, changed, 5, monkeypatch)[field] == value
+    assert not np.array_equal(before, after)
+
+
+def test_the_sampler_reaches_the_pipeline_as_noise_levels_and_changes_pixels(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = dataclasses.replace(CELL, num_inference_steps=10)
+    short = dataclasses.replace(exact, sampler="ays10")
+    before, after = engine.generate(PICTURE, exact, 5).frames, engine.generate(PICTURE, short, 5).frames
+    assert received(engine, short, 5, monkeypatch)["sigmas"] == AysSchedules["StableDiffusionVideoSigmas"]
     assert not np.array_equal(before, after)
 
 

@@ -171,6 +171,11 @@ def test_whole_numbers_that_pandas_made_floats_stay_whole(tmp_path: Path):
     assert [repr(image.fixed) for image in images] == ["(('motion_bucket_id', 20),)", "()"]
 
 
+def test_a_column_sampler_holds_words(tmp_path: Path):
+    images = manifest_of(tmp_path, {"image_path": ["a", "b"], "sampler": ["ays10", None]}).images
+    assert [image.fixed for image in images] == [(("sampler", "ays10"),), ()]
+
+
 def test_a_column_of_nulls_fixes_nothing(tmp_path: Path):
     assert manifest_of(tmp_path, {"image_path": ["a"], "fps": pa.nulls(1)}).images[0].fixed == ()
 
@@ -354,6 +359,11 @@ def test_a_file_with_damaged_pages_is_refused(tmp_path: Path):
         ({"image": [{"data": b"a"}]}, "it must be a struct of bytes and path"),
         ({"image_path": ["a"], "image_sha256": [b"a"]}, "column image_sha256 has type binary; it must be a string"),
         ({"image_path": ["a"], "fps": ["7"]}, "column fps has type string; it must be a number"),
+        ({"image_path": ["a"], "sampler": [10]}, "column sampler has type int64; it must be a string"),
+        (
+            {"image_path": ["a"], "sampler": ["heun"]},
+            "row 0, column sampler: 'heun' is not accepted; give euler or ays10",
+        ),
         ({"image_path": ["a"], "fps": [True]}, "column fps has type bool; it must be a number"),
         ({"image_path": ["a", "b"], "fps": [7, 0]}, "row 1, column fps: 0 is not accepted"),
         ({"image_path": ["a"], "fps": [7.5]}, "row 0, column fps: 7.5 is not accepted"),

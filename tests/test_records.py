@@ -7,7 +7,16 @@ import json
 
 from builders import CELL, make_cell, make_failure, make_image, make_record
 
-from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit, from_dict, to_json, unit_from_json
+from svd_batch.records import (
+    EXACT,
+    FailureRecord,
+    PlannedVideo,
+    VideoRecord,
+    WorkUnit,
+    from_dict,
+    to_json,
+    unit_from_json,
+)
 
 
 def test_a_unit_survives_its_way_through_text():
@@ -36,3 +45,11 @@ def test_a_record_is_one_line_of_text_with_its_keys_in_order():
     text = to_json(make_failure(error_message="two\nlines"))
     assert "\n" not in text
     assert list(json.loads(text)) == sorted(f.name for f in dataclasses.fields(FailureRecord))
+
+
+def test_a_record_of_before_there_were_approximations_is_read_as_exact():
+    later = {*EXACT, "approximations", "quality"}
+    row = {k: v for k, v in dataclasses.asdict(make_record()).items() if k not in later}
+    record = from_dict(VideoRecord, row)
+    assert (record.approximations, record.quality) == (None, "final")
+    assert {name: getattr(record, name) for name in EXACT} == EXACT

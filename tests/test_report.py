@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from builders import (
     cell_values,
@@ -23,6 +24,8 @@ from builders import (
 from svd_batch import dataset
 from svd_batch.config import Codec, VideoConfig
 from svd_batch.errors import UserError
+from svd_batch.quality import in_quality, quality_of
+from svd_batch.records import EXACT
 from svd_batch.report import page, write_report
 from svd_batch.store import Store
 from svd_batch.sweep import expand
@@ -227,3 +230,41 @@ def test_a_damaged_table_is_refused_in_a_sentence(output: Store):
     output.metadata.write_bytes(output.metadata.read_bytes()[:50])
     with pytest.raises(UserError, match="is damaged"):
         write_report(output.root)
+
+
+# --- approximations ---------------------------------------------------------------------------------------------
+
+
+def rows_in(*qualities: str) -> list[dict[str, Any]]:
+    """Return the rows of two cells in each quality."""
+    cells = [in_quality(make_cell(motion_bucket_id=m), q) for q in qualities for m in (20, 240)]
+    return [row_of(**cell_values(cell), quality=quality_of(cell)) for cell in cells]
+
+
+def test_draft_and_final_of_a_cell_stand_under_the_names_of_their_qualities():
+    found = page(rows_in("draft", "final"))
+    assert (found["across"], found["down"]) == ("motion_bucket_id", ["quality"])
+    assert list(found["images"][0]["cells"]) == [("draft",), ("final",)]
+
+
+def test_an_approximation_that_is_swept_is_an_axis_of_its_own():
+    cells = expand(make_cell(), {"deep_cache_interval": [1, 2, 3]})
+    found = page([row_of(**cell_values(cell), quality=quality_of(cell)) for cell in cells])
+    assert (found["across"], found["across_values"]) == ("deep_cache_interval", [1, 2, 3])
+
+
+def test_a_swept_sampler_is_an_axis_of_words():
+    cells = expand(make_cell(num_inference_steps=10), {"sampler": ["euler", "ays10"]})
+    assert page([row_of(**cell_values(cell)) for cell in cells])["across_values"] == ["ays10", "euler"]
+
+
+def test_what_is_not_approximated_is_not_told():
+    assert not set(EXACT) & set(page(rows_in("final"))["constant"])
+    assert page(rows_in("draft"))["constant"]["deep_cache_interval"] == 2
+
+
+def test_a_table_of_before_there_were_approximations_still_makes_a_page(tmp_path: Path):
+    store = make_output(tmp_path / "out")
+    table = pq.read_table(store.metadata).drop_columns([*EXACT, "quality", "approximations"])
+    pq.write_table(table, store.metadata)
+    assert write_report(store.root).is_file()

@@ -209,3 +209,44 @@ def test_a_picture_of_an_earlier_manifest_of_the_folder_is_found(
     assert {name: found[name] for name in ("a.png", "b.jpg")} == {n: str(pictures / n) for n in ("a.png", "b.jpg")}
     assert "no such file" in found["c.webp"]
     assert "run the manifest that has it once more" in found["c.webp"]
+
+
+@pytest.fixture(scope="module")
+def approximated(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished job with a video by ays10 alone and one in draft quality, of each of three pictures."""
+    output = tmp_path_factory.mktemp("approximated") / "out"
+    cells = "sweep.cells=[{deep_cache_interval: 1, guidance_sigma_min: 0, guidance_sigma_max: 1000},{}]"
+    arguments = [f"manifest={pets}", f"output={output}", *tiny_overrides(tiny_checkpoint, 10), "quality=draft", cells]
+    assert command_line.main(["run", *arguments, "backend=serial", "video=ffv1"]) == 0
+    return output
+
+
+@pytest.mark.parametrize(
+    ("label", "source"),
+    [
+        ("ays10", "from diffusers import StableVideoDiffusionPipeline"),
+        ("ays10, deep_cache_interval=2, guidance in 0.3 <= sigma <= 50", "import SVDSweepPipeline"),
+    ],
+)
+def test_the_script_of_an_approximated_video_makes_its_frames_with_stock_where_stock_can(
+    label: str, source: str, approximated: Path, tmp_path: Path, cli: Cli
+) -> None:
+    table = pq.read_table(approximated / "metadata.parquet").to_pylist()
+    row = next(row for row in table if row["approximations"] == label)
+    made = run_script(approximated, row["video_id"], tmp_path, cli)
+    text = (tmp_path / "one.py").read_text()
+    assert source in text
+    assert ("Stock diffusers can't make it" in text) == ("deep" in label)
+    stored, _ = read_frames(approximated / row["file_name"])
+    assert np.abs(made.astype(int) - stored.astype(int)).max() <= 1
+
+
+def test_the_rows_of_approximated_videos_say_so(approximated: Path) -> None:
+    found = {(row["quality"], row["sampler"]) for row in pq.read_table(approximated / "metadata.parquet").to_pylist()}
+    assert found == {("draft", "ays10"), ("custom", "ays10")}
+
+
+def test_the_command_of_an_approximated_video_names_its_approximations(approximated: Path) -> None:
+    row = pq.read_table(approximated / "metadata.parquet").to_pylist()[0]
+    words = show.command(show.find(approximated, row["video_id"])).split()
+    assert {f"generation.{n}={show.override_value(row[n])}" for n in ("sampler", "deep_cache_interval")} <= set(words)

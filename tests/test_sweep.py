@@ -9,7 +9,7 @@ import pytest
 from builders import CELL, make_cell
 
 from svd_batch.errors import UserError
-from svd_batch.records import CELL_FIELDS
+from svd_batch.records import CELL_FIELDS, EXACT
 from svd_batch.sweep import MAX_AXIS_VALUES, apply_fixed, axis_values, cell_value, check_cell, expand
 
 
@@ -172,9 +172,13 @@ def test_fields_without_an_axis_keep_their_default():
         ("min_guidance_scale", [0.5, 1.5]),
         ("max_guidance_scale", [2.0, 4.0]),
         ("decode_chunk_size", [1, 2]),
+        ("sampler", ["ays10", "euler"]),
+        ("guidance_sigma_min", [0.0, 0.5]),
+        ("guidance_sigma_max", [10.0, 1000.0]),
+        ("deep_cache_interval", [1, 3]),
     ],
 )
-def test_every_field_of_a_cell_can_be_an_axis(name: str, values: list[float]):
+def test_every_field_of_a_cell_can_be_an_axis(name: str, values: list[Any]):
     assert [getattr(cell, name) for cell in expand(CELL, {name: values})] == values
 
 
@@ -245,7 +249,7 @@ def test_a_row_that_fixes_every_field_has_one_cell():
 
 
 def test_the_fields_of_a_cell_are_the_names_that_diffusers_uses():
-    assert CELL_FIELDS == (
+    assert (
         "motion_bucket_id",
         "noise_aug_strength",
         "fps",
@@ -253,4 +257,50 @@ def test_the_fields_of_a_cell_are_the_names_that_diffusers_uses():
         "min_guidance_scale",
         "max_guidance_scale",
         "decode_chunk_size",
+        *EXACT,  # these are ours
+    ) == CELL_FIELDS
+
+
+# --- approximations ---------------------------------------------------------------------------------------------
+
+
+def test_a_sampler_is_a_word_or_a_list_of_words():
+    assert [c.sampler for c in expand(CELL, {"sampler": "ays10"})] == ["ays10"]
+    assert [c.sampler for c in expand(CELL, {"sampler": ["ays10", "euler"]})] == ["ays10", "euler"]
+
+
+@pytest.mark.parametrize("value", ["heun", ["euler", "AYS10"], [10], 5, "euler:ays10:1", [None]])
+def test_another_sampler_is_refused_with_those_that_there_are(value: Any):
+    with pytest.raises(UserError, match=r"sweep\.sampler: .* is not accepted; give euler or ays10"):
+        expand(CELL, {"sampler": value})
+
+
+def test_a_sampler_given_twice_is_refused():
+    with pytest.raises(UserError, match=r"sweep\.sampler: the value euler is there twice"):
+        expand(CELL, {"sampler": ["euler", "euler"]})
+
+
+def test_ays10_brings_its_ten_steps_where_only_the_sampler_is_given():
+    both = expand(CELL, {"sampler": ["euler", "ays10"]})
+    assert [(c.sampler, c.num_inference_steps) for c in both] == [("euler", 25), ("ays10", 10)]
+    assert expand(CELL, {}, [{"sampler": "ays10"}])[0].num_inference_steps == 10
+    assert apply_fixed((CELL, make_cell(num_inference_steps=4)), [("sampler", "ays10")]) == (
+        make_cell(sampler="ays10", num_inference_steps=10),
     )
+
+
+@pytest.mark.parametrize(
+    ("axes", "cells"),
+    [
+        ({"sampler": ["euler", "ays10"], "num_inference_steps": [10, 25]}, None),
+        ({}, [{"sampler": "ays10", "num_inference_steps": 25}]),
+    ],
+)
+def test_ays10_beside_another_number_of_steps_is_refused(axes: dict[str, Any], cells: Any):
+    with pytest.raises(UserError, match="sampler=ays10 has 10 steps; num_inference_steps=25 is not accepted with it"):
+        expand(CELL, axes, cells)
+
+
+def test_an_empty_band_of_guidance_is_refused():
+    with pytest.raises(UserError, match="guidance_sigma_min=20 is above guidance_sigma_max=10"):
+        expand(CELL, {"guidance_sigma_min": [0, 20], "guidance_sigma_max": 10})

@@ -118,9 +118,10 @@ def test_two_pictures_with_a_value_each_are_two_calls_of_stock(stock: Any, ours:
 # --- the rest of stock's call -----------------------------------------------------------------------------------
 
 
-def test_the_call_has_stocks_parameters_and_defaults(stock: Any, ours: Any) -> None:
+def test_the_call_has_stocks_parameters_and_defaults_and_exact_ones_of_its_own(stock: Any, ours: Any) -> None:
     theirs = {name: p.default for name, p in inspect.signature(stock.__call__).parameters.items()}
-    assert {name: p.default for name, p in inspect.signature(ours.__call__).parameters.items()} == theirs
+    exact = {"guidance_sigma_min": 0.0, "guidance_sigma_max": 1000.0, "deep_cache_interval": 1}
+    assert {n: p.default for n, p in inspect.signature(ours.__call__).parameters.items()} == {**theirs, **exact}
 
 
 @pytest.mark.parametrize("images", [[PICTURE], [PICTURE, OTHER]], ids=["one", "two"])

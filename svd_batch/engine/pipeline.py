@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers.schedulers import AysSchedules
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,6 +33,9 @@ from svd_batch.engine.weights import check_weights
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
 from svd_batch.records import SweepCell
+
+SIGMAS: dict[str, list[float] | None] = {"euler": None, "ays10": AysSchedules["StableDiffusionVideoSigmas"]}
+"""The noise levels that each sampler gives to the scheduler; None leaves them to num_inference_steps."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,10 @@ class Engine:
             motion_bucket_id=cell.motion_bucket_id,
             noise_aug_strength=cell.noise_aug_strength,
             decode_chunk_size=cell.decode_chunk_size,
+            sigmas=SIGMAS[cell.sampler],
+            guidance_sigma_min=cell.guidance_sigma_min,
+            guidance_sigma_max=cell.guidance_sigma_max,
+            deep_cache_interval=cell.deep_cache_interval,
             generator=torch.Generator("cpu").manual_seed(seed),
             output_type="np",
         ).frames[0]  # (T, H, W, 3) float in [0, 1]

@@ -26,6 +26,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
+from svd_batch.engine.deep_cache import DeepCache
 from svd_batch.engine.machine import Laps
 from svd_batch.sweep import TRAINED_MOTION_BUCKETS
 
@@ -33,6 +34,9 @@ logger = logging.get_logger(f"diffusers.{__name__}")  # heeds the verbosity that
 
 PerSample = float | Sequence[float]
 Generators = torch.Generator | list[torch.Generator] | None
+
+LARGEST_SIGMA = 1000.0
+"""Above every noise level of SVD, whose largest is 700: as an upper bound it is none."""
 
 
 class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
@@ -88,8 +92,17 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (stock's own default)
         return_dict: bool = True,
+        *,
+        guidance_sigma_min: float = 0.0,
+        guidance_sigma_max: float = LARGEST_SIGMA,
+        deep_cache_interval: int = 1,
     ) -> Any:
         """Return the videos as stock does: `.frames`, or the bare frames with `return_dict=False`.
+
+        Two approximations that stock lacks, one value for all samples, off by default. Guidance applies at the steps
+        whose noise level sigma lies within `guidance_sigma_min` and `guidance_sigma_max` (SVD's go from 700 down to
+        0.002); at the others the half without a picture isn't computed. The UNet's deep features are computed at every
+        `deep_cache_interval`-th step and used again in between (see deep_cache.py).
 
         Raises: ValueError for a list of the wrong length, a value that is NaN, infinite or (motion_bucket_id) negative,
         or guidance that is on for some samples and off for others.
@@ -153,10 +166,14 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         splits = self.split_guidance and self.do_classifier_free_guidance
         halves = list(zip(*(part.chunk(2) for part in conditioning), strict=True)) if splits else [conditioning]
         num_warmup_steps = len(timesteps) - num_inference_steps * self.scheduler.order
+        guided = self._guided_steps(len(timesteps), guidance_sigma_min, guidance_sigma_max)
+        # the same tensors at every step, by which the UNet knows what it has computed of them
+        unguided = halves[-1:] if splits or all(guided) else [tuple(part.chunk(2)[1] for part in conditioning)]
+        deep = DeepCache(self.unet, deep_cache_interval)
         self._num_timesteps = len(timesteps)
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, t in enumerate(timesteps):
-                noise_pred = self._predict(latents, t, halves)
+                noise_pred = self._predict(latents, t, halves if guided[i] else unguided, deep, i)
                 latents = self.scheduler.step(noise_pred, t, latents).prev_sample
                 if callback_on_step_end is not None:
                     # stock documents latents alone, and hands out whatever local has the name
@@ -252,24 +269,45 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         ids = torch.tensor(list(zip(*columns, strict=True)), dtype=dtype)
         return torch.cat([ids, ids]) if self.do_classifier_free_guidance else ids
 
-    def _predict(
-        self, latents: torch.Tensor, t: torch.Tensor, halves: Sequence[tuple[torch.Tensor, ...]]
-    ) -> torch.Tensor:
-        """Return the model's v-prediction (samples, T, C, h, w), guided where guidance is on.
+    def _guided_steps(self, num_steps: int, sigma_min: float, sigma_max: float) -> list[bool]:
+        """Return for each step whether guidance applies; True where it is off as a whole, with no half to leave out.
 
-        `halves`: image latents, embeddings and time ids of both halves of guidance together, or of one after the other.
+        Raises: ValueError for a scheduler without noise levels, where a band is given.
         """
-        guided = self.do_classifier_free_guidance
+        if not self.do_classifier_free_guidance or (sigma_min <= 0 and sigma_max >= LARGEST_SIGMA):
+            return [True] * num_steps
+        sigmas = getattr(self.scheduler, "sigmas", None)
+        if sigmas is None:
+            raise ValueError(f"`guidance_sigma_min`: {type(self.scheduler).__name__} has no noise levels")
+        return [sigma_min <= float(sigma) <= sigma_max for sigma in sigmas[:num_steps]]
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        t: torch.Tensor,
+        halves: Sequence[tuple[torch.Tensor, ...]],
+        deep: DeepCache,
+        step: int,
+    ) -> torch.Tensor:
+        """Return the model's v-prediction (samples, T, C, h, w), guided where the halves are both there.
+
+        `halves`: image latents, embeddings and time ids of both halves of guidance together, of one after the other,
+        or of the half with a picture alone.
+        """
+        num_samples = len(latents)
+        guided = sum(len(embeddings) for _, embeddings, _ in halves) == 2 * num_samples
         scaled = self.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
         predictions = []
-        for model_input, (image_latents, embeddings, time_ids) in zip(scaled.chunk(len(halves)), halves, strict=True):
-            predictions += self.unet(
-                torch.cat([model_input, image_latents], dim=2),
-                t,
-                encoder_hidden_states=embeddings,
-                added_time_ids=time_ids,
-                return_dict=False,
-            )
+        for model_input, half in zip(scaled.chunk(len(halves)), halves, strict=True):
+            image_latents, embeddings, time_ids = half
+            with deep.step(step, id(half)):
+                predictions += self.unet(
+                    torch.cat([model_input, image_latents], dim=2),
+                    t,
+                    encoder_hidden_states=embeddings,
+                    added_time_ids=time_ids,
+                    return_dict=False,
+                )
         if not guided:
             prediction: torch.Tensor = predictions[0]
             return prediction

@@ -5,6 +5,7 @@ Reads metadata.parquet and failures.parquet alone; videos stay where they are an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pyarrow.parquet as pq
 
 from svd_batch import dataset
 from svd_batch.errors import UserError
-from svd_batch.records import CELL_FIELDS
+from svd_batch.records import CELL_FIELDS, EXACT
 from svd_batch.store import Store, flush, move
 
-_AXES = (*CELL_FIELDS, "replicate")
+_PRESET = {"num_inference_steps", *EXACT}
+"""What a preset of quality may set."""
 
 
 def write_report(root: Path) -> Path:
@@ -29,7 +31,8 @@ def write_report(root: Path) -> Path:
     if not store.metadata.is_file():
         raise UserError(f"report: {root} has no metadata.parquet; give the output folder of a run")
     try:
-        rows = pq.read_table(store.metadata).to_pylist()
+        # tables of before there were approximations lack their columns
+        rows = [{**EXACT, "quality": "final", **row} for row in pq.read_table(store.metadata).to_pylist()]
         failures = dataset.read_failures(store)
     except pa.ArrowException:
         raise UserError(f"report: a table in {root} is damaged; the same run command writes it anew") from None
@@ -55,9 +58,7 @@ def page(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     The axis with the most values runs across; every combination of the others is a row.
     """
-    # Lists of seeds may grow by separate runs, and then two seeds share a replicate.
-    told_apart = {(row["image_id"], *(row[axis] for axis in _AXES)) for row in rows}
-    axes = _AXES if len(told_apart) == len(rows) else (*CELL_FIELDS, "seed")
+    axes = _axes(rows)
     values = {axis: sorted({row[axis] for row in rows}) for axis in axes}
     varying = [axis for axis in axes if len(values[axis]) > 1]
     across = max(varying, key=lambda axis: len(values[axis]), default="motion_bucket_id")
@@ -76,10 +77,30 @@ def page(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "across": across,
         "across_values": values[across],
         "down": down,
-        "constant": {axis: values[axis][0] for axis in axes if len(values[axis]) == 1},
+        "constant": _constant(rows, axes),
         "images": list(images.values()),
         "generate_s": sum(row["generate_s"] for row in rows),
     }
+
+
+def _axes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the columns that may be axes: the presets' names where each stands for one set of values."""
+    fields = (*CELL_FIELDS, "replicate")
+    candidates = [fields]
+    qualities = {row["quality"] for row in rows}
+    if len(qualities) > 1 and "custom" not in qualities:
+        candidates.insert(0, (*(name for name in CELL_FIELDS if name not in _PRESET), "quality", "replicate"))
+    for axes in candidates:
+        if len({(row["image_id"], *(row[axis] for axis in axes)) for row in rows}) == len(rows):
+            return axes
+    return (*CELL_FIELDS, "seed")  # lists of seeds may grow by separate runs, and then two seeds share a replicate
+
+
+def _constant(rows: list[dict[str, Any]], axes: Sequence[str]) -> dict[str, Any]:
+    """Return what is the same for all rows, approximations only where there are any."""
+    names = dict.fromkeys(name for name in (*CELL_FIELDS, *axes) if name != "quality")
+    alike = {name: rows[0][name] for name in names if len({row[name] for row in rows}) == 1}
+    return {name: value for name, value in alike.items() if name not in EXACT or value != EXACT[name]}
 
 
 def _number(value: Any) -> str:
