@@ -67,9 +67,10 @@ class CheckImages(Enum):
     all = "all"
 
 
-def _check_int(where: str, value: Any, low: int, high: int) -> None:
+def _check_int(where: str, value: Any, low: int, high: int, other: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"{where}: {value!r} is not accepted; give a whole number from {low} to {high}")
+        or_else = f" {other}" if other else ""
+        raise UserError(f"{where}: {value!r} is not accepted; give a whole number from {low} to {high}{or_else}")
 
 
 def _check_float(where: str, value: Any, low: float, high: float) -> None:
@@ -215,6 +216,14 @@ class SpeedConfig:
     """Keep pictures in the layout in which a CPU convolves up to twice as fast."""
     reuse_conditioning: bool = True
     """Ask CLIP and the VAE once for what the cells of one picture share."""
+    keep_memory: bool = True
+    """Let the process keep freed memory for its next large arrays instead of handing it back (CPU, glibc)."""
+    batch_size: Any = "auto"
+    """Videos made at once (on a CPU each on its share of the threads); auto doubles it as long as that pays."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size != "auto":
+            _check_int("speed.batch_size", self.batch_size, 1, 1024, "or auto")
 
 
 @dataclass
@@ -343,6 +352,8 @@ class Config:
         """Fix what may change bits where it is left open; what is given stays."""
         if self.backend.torch_threads is None:
             self.backend.torch_threads = 1
+        if self.speed.batch_size == "auto":
+            self.speed.batch_size = 1
 
     def cells(self) -> tuple[SweepCell, ...]:
         """Return the cells of the sweep, before manifest columns fix any."""

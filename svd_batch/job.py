@@ -146,7 +146,7 @@ def _large_buckets(job: Job) -> Iterator[str]:
     fixed = [dict(image.fixed).get("motion_bucket_id") for image in job.plan.images_todo]
     swept = [cell.motion_bucket_id for cell in job.plan.request.cells if None in fixed]
     for where, buckets in (("motion_bucket_id", swept), ("manifest column motion_bucket_id", fixed)):
-        largest = max((bucket for bucket in buckets if bucket is not None), default=0)
+        largest = max((float(bucket) for bucket in buckets if bucket is not None), default=0.0)
         if largest > TRAINED_MOTION_BUCKETS:
             yield (
                 f"{where}: {largest:g} is above {TRAINED_MOTION_BUCKETS}, the largest that Stable Video Diffusion "

@@ -10,12 +10,12 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -66,8 +66,8 @@ class GenerateSettings:
 
 Result = VideoRecord | FailureRecord
 
-MAX_WRITING = 2
-"""Videos that may wait to be written while another is denoised."""
+MAX_WRITING = 4
+"""Videos that may wait to be written while others are denoised."""
 
 
 def load_image(unit: WorkUnit, height: int, width: int, fit: Fit) -> LoadedUnit:
@@ -105,8 +105,8 @@ def _now() -> str:
 class Generate:
     """Holds one engine; makes the videos of a unit and commits each as soon as it is done.
 
-    Denoising runs in one thread and encoding with committing in another, so that one video is written while
-    the next is denoised, and each record is handed on before the next video is done.
+    Denoising runs in one thread and encoding with committing in another, so that some videos are written while
+    the next are denoised, and each record is handed on before the next batch is done.
     """
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
@@ -119,6 +119,7 @@ class Generate:
         self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
         self.committer = Committer(settings, self.compute(self.engine.info))
         self._closing = threading.Event()
+        self._writing: deque[Future[None]] = deque()
 
     def compute(self, work: Callable[[], T]) -> T:
         """Return work(), run in the thread that computes."""
@@ -130,42 +131,73 @@ class Generate:
         Videos that are committed already are read back: a retried task resumes by the number of results it had
         yielded, so leaving any out would lose records.
         """
-        results: SimpleQueue[Future[Result]] = SimpleQueue()
+        futures: dict[str, Future[Result]] = {planned.video_id: Future() for planned in loaded.unit.videos}
         stop = threading.Event()
-        job = self._denoiser.submit(self._denoise_unit, loaded, results, stop)
+        job = self._denoiser.submit(self._denoise_unit, loaded, futures, stop)
         try:
-            for _ in loaded.unit.videos:
-                yield results.get().result()
+            for future in futures.values():
+                yield future.result()
             job.result()
         finally:  # a caller that goes away (Ctrl-C) must not leave the rest of the unit running
             stop.set()
 
-    def _denoise_unit(self, loaded: LoadedUnit, results: SimpleQueue[Future[Result]], stop: threading.Event) -> None:
-        """Put one future for each planned video into `results`; runs in the denoising thread."""
-        load_failure: Future[Result] | None = None
-        writing: deque[Future[Result]] = deque(maxlen=MAX_WRITING)
+    def _denoise_unit(self, loaded: LoadedUnit, futures: Mapping[str, Future[Result]], stop: threading.Event) -> None:
+        """Settle the future of each planned video; runs in the denoising thread.
+
+        Videos are made in batches of those that can share one, so a later video may be done before an earlier one.
+        """
+        try:
+            for batch in self._batches(self._to_make(loaded, futures)):
+                if stop.is_set() or self._closing.is_set():
+                    return
+                self._make(loaded, batch, futures)
+        except BaseException as error:
+            for future in futures.values():
+                if not future.done():
+                    future.set_exception(error)
+            raise
+
+    def _to_make(self, loaded: LoadedUnit, futures: Mapping[str, Future[Result]]) -> list[PlannedVideo]:
+        """Return the videos that are to be made, after settling those that are committed or have no picture."""
+        missing = []
+        load_failure: Result | None = None
         for planned in loaded.unit.videos:
-            if stop.is_set() or self._closing.is_set():
-                return
-            result: Future[Result] = Future()
-            try:
-                known = self.store.read_record(planned.video_id)
-                if known is not None:
-                    result.set_result(known)
-                elif loaded.picture is None:  # one failure for the image, however many videos it has
-                    load_failure = load_failure or self._writer.submit(
-                        self.committer.fail, loaded.error or _no_picture(loaded)
-                    )
-                    result = load_failure
-                else:
-                    generated = self.engine.generate(loaded.picture, planned.cell, planned.seed)
-                    if len(writing) == MAX_WRITING:
-                        wait([writing[0]])  # frames must not pile up when the disk is slower than the model
-                    result = self._writer.submit(self.committer.write, loaded, planned, generated)
-                    writing.append(result)
-            except Exception as error:  # the per-item boundary
-                result = self._writer.submit(self.committer.fail, _failure(loaded.unit, planned, "generate", error))
-            results.put(result)
+            known = self.store.read_record(planned.video_id)
+            if known is not None:
+                futures[planned.video_id].set_result(known)
+            elif loaded.picture is None:  # one failure for the image, however many videos it has
+                load_failure = load_failure or self.committer.fail(loaded.error or _no_picture(loaded))
+                futures[planned.video_id].set_result(load_failure)
+            else:
+                missing.append(planned)
+        return missing
+
+    def _batches(self, videos: Sequence[PlannedVideo]) -> Iterator[list[PlannedVideo]]:
+        """Yield the videos in batches, in plan order where they can all share one; the engine chooses the size."""
+        groups: dict[Hashable, list[PlannedVideo]] = {}
+        for planned in videos:
+            groups.setdefault(self.engine.batch_key(planned.cell), []).append(planned)
+        for group in groups.values():
+            while group:
+                size = self.engine.batch_size(group[0].cell, len(group))
+                yield group[:size]
+                del group[:size]
+
+    def _make(self, loaded: LoadedUnit, batch: Sequence[PlannedVideo], futures: Mapping[str, Future[Result]]) -> None:
+        """Make some videos at once and hand them to the writing thread."""
+        assert loaded.picture is not None
+        asked = [(planned.cell, planned.seed) for planned in batch]
+        for planned, made in zip(batch, self.engine.generate_batch(loaded.picture, asked), strict=True):
+            error = made.exception()
+            while len(self._writing) >= MAX_WRITING:
+                wait([self._writing.popleft()])  # frames must not pile up when the disk is slower than the model
+            if error is None:
+                work = partial(self.committer.write, loaded, planned, made.result())
+            elif isinstance(error, Exception):  # the per-item boundary
+                work = partial(self.committer.fail, _failure(loaded.unit, planned, "generate", error))
+            else:
+                raise error
+            self._writing.append(self._writer.submit(_settle, futures[planned.video_id], work))
 
     def close(self) -> None:
         """Return when nothing is denoised or written any more: what is then on disk is all there will be."""
@@ -263,10 +295,19 @@ class Committer:
             **{name: round(value, 6) for name, value in {"load_s": loaded.load_s, **phases, **seconds}.items()},
             peak_memory_bytes=generated.peak_memory_bytes,
             **dataclasses.asdict(self.info),
-            batch_size=1,
+            torch_threads=generated.torch_threads,
+            batch_size=generated.batch_size,
             svd_batch_version=svd_batch.__version__,
             created_at=_now(),
         )
+
+
+def _settle(future: Future[Result], work: Callable[[], Result]) -> None:
+    """Give the future work()'s result or error."""
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _no_picture(loaded: LoadedUnit) -> FailureRecord:

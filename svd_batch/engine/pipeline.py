@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from svd_batch.config import MemoryConfig, ModelConfig, Offload, SpeedConfig
+from svd_batch.engine.batching import BatchSize, Lanes, batch_key
 from svd_batch.engine.fast_unet import FastUNet, Switches, make_fast
 from svd_batch.engine.machine import (
+    available_bytes,
     check_machine,
     cpu_name,
     device_type,
+    keep_freed_memory,
     peak_memory_bytes,
     reset_peak_resident_bytes,
 )
@@ -37,13 +43,23 @@ from svd_batch.records import SweepCell
 SIGMAS: dict[str, list[float] | None] = {"euler": None, "ays10": AysSchedules["StableDiffusionVideoSigmas"]}
 """The noise levels that each sampler gives to the scheduler; None leaves them to num_inference_steps."""
 
+SWITCHES = tuple(field.name for field in dataclasses.fields(Switches))
+PER_SAMPLE = ("motion_bucket_id", "noise_aug_strength", "fps", "min_guidance_scale", "max_guidance_scale")
+LARGEST_BATCH = 64
+ROOM = 0.8
+"""Share of the free memory that the videos of a batch may take."""
+
 
 @dataclass(frozen=True)
 class Generated:
-    """One video's frames and what they cost."""
+    """One video's frames and what they cost. Seconds of a video that was made beside others are its share of theirs."""
 
     frames: NDArray[np.uint8]
     """(T, H, W, 3)."""
+    batch_size: int
+    """Videos that were made at once."""
+    torch_threads: int
+    """CPU threads that computed this one."""
     generate_s: float
     peak_memory_bytes: int
     """The most during this video: of a GPU what torch held, on a CPU what `machine.peak_resident_bytes` says."""
@@ -60,7 +76,6 @@ class EngineInfo:
     """What the engine runs on; the same for all of its videos."""
 
     device_name: str
-    torch_threads: int
     diffusers_version: str
     torch_version: str
 
@@ -79,9 +94,8 @@ class Engine:
         speed: SpeedConfig,
         torch_threads: int | None = None,
     ) -> None:
-        if torch_threads is not None:
-            torch.set_num_threads(torch_threads)
-        self.torch_threads = torch_threads
+        self.torch_threads = torch_threads or torch.get_num_threads()
+        torch.set_num_threads(self.torch_threads)
         self.keep_pixels = False
         """Whether to hand on unrounded pixels too; four times the frames' memory."""
         self.model = model
@@ -89,6 +103,8 @@ class Engine:
         check_machine(model, memory, self.device.type)
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
+        if speed.keep_memory and self.device.type == "cpu":
+            keep_freed_memory()
         self.pipe = _load(folder, model)
         _apply_speed(self.pipe, speed, memory, self.device.type)
         self.pipe.split_guidance = memory.split_guidance
@@ -99,13 +115,17 @@ class Engine:
         else:
             self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
+        self._lanes = Lanes(self.pipe)
+        self._fixed_batch_size = None if speed.batch_size == "auto" else int(speed.batch_size)
+        self._batch_sizes: dict[Hashable, BatchSize] = {}
+        self._most: int | None = None
+        """Videos that memory has room for; None until the first is made."""
 
     def info(self) -> EngineInfo:
         """Return what this engine runs on."""
         cuda = self.device.type == "cuda"
         return EngineInfo(
             device_name=torch.cuda.get_device_name(self.device) if cuda else cpu_name(),
-            torch_threads=torch.get_num_threads(),
             diffusers_version=diffusers.__version__,
             torch_version=torch.__version__,
         )
@@ -115,47 +135,122 @@ class Engine:
 
         The generator lives on the CPU, as in diffusers' guide, so that a seed means the same noise on every device.
         """
-        if self.torch_threads is not None:
-            torch.set_num_threads(self.torch_threads)  # per thread under OpenMP, and callers run us in their own
-        if self.device.type == "cuda":
+        return self.generate_batch(picture, [(cell, seed)])[0].result()
+
+    @staticmethod
+    def batch_key(cell: SweepCell) -> Hashable:
+        """Return what cells that share a batch have in common."""
+        return batch_key(cell)
+
+    def batch_size(self, cell: SweepCell, available: int) -> int:
+        """Return how many of `available` videos, of cells that share a batch with `cell`, to make next at once."""
+        return self._batch_size(cell).choose(available)
+
+    def _batch_size(self, cell: SweepCell) -> BatchSize:
+        most = self.torch_threads if self.device.type == "cpu" else LARGEST_BATCH
+        new = BatchSize(min(most, self._most or most), self._fixed_batch_size)
+        return self._batch_sizes.setdefault(batch_key(cell), new)
+
+    def generate_batch(
+        self, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]
+    ) -> list[Future[Generated]]:
+        """Return a finished future for each (cell, seed), of cells that share a batch (`batching.batch_key`).
+
+        On a CPU each video has threads of its own, on a GPU all go through the UNet together.
+        """
+        torch.set_num_threads(self.torch_threads)  # per thread under OpenMP, and callers run us in their own
+        cuda = self.device.type == "cuda"
+        if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             reset_peak_resident_bytes()
+        before, room = peak_memory_bytes(self.device), available_bytes(self.device)
         start = time.perf_counter()
-        video = self.pipe(
+        if cuda:
+            made = self._together(picture, asked)
+        else:
+            calls = [partial(self._call, picture=picture, asked=[one]) for one in asked]
+            made = self._lanes.run(calls, self.torch_threads)
+        seconds, peak = time.perf_counter() - start, peak_memory_bytes(self.device)
+        if self._most is None and room is not None:
+            self._most = max(1, int(ROOM * room / max(1, (peak - before) / len(asked))))
+        size = self._batch_size(asked[0][0])
+        size.limit(min(size.most, self._most or size.most))
+        size.measured(len(asked), seconds)
+        threads = self.torch_threads if cuda else max(1, self.torch_threads // len(asked))
+        costs = {"peak_memory_bytes": peak, "generate_s": seconds / len(asked), "torch_threads": threads}
+        return [_finished(future, len(asked), costs) for future in made]
+
+    def _together(
+        self, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]
+    ) -> list[Future[list[Generated]]]:
+        """Return the videos of one call of the pipeline, or of a call each where that fails and one may be to blame."""
+        whole: Future[list[Generated]] = Future()
+        try:
+            videos = self._call(self.pipe, picture, asked)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if len(asked) > 1:
+                return [future for one in asked for future in self._together(picture, [one])]
+            whole.set_exception(error)
+            return [whole]
+        results: list[Future[list[Generated]]] = [Future() for _ in videos]
+        for result, video in zip(results, videos, strict=True):
+            result.set_result([video])
+        return results
+
+    def _call(self, pipe: Any, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]) -> list[Generated]:
+        """Return one call's videos."""
+        cells = [cell for cell, _ in asked]
+        generators = [torch.Generator("cpu").manual_seed(seed) for _, seed in asked]
+        each: dict[str, Any] = {name: [getattr(cell, name) for cell in cells] for name in PER_SAMPLE}
+        each["generator"] = generators
+        if len(asked) == 1:  # as stock is called
+            each = {name: values[0] for name, values in each.items()}
+        shared = cells[0]
+        videos = pipe(
             Image.fromarray(picture),
             height=self.model.height,
             width=self.model.width,
             num_frames=self.model.num_frames,
-            num_inference_steps=cell.num_inference_steps,
-            min_guidance_scale=cell.min_guidance_scale,
-            max_guidance_scale=cell.max_guidance_scale,
-            fps=cell.fps,
-            motion_bucket_id=cell.motion_bucket_id,
-            noise_aug_strength=cell.noise_aug_strength,
-            decode_chunk_size=cell.decode_chunk_size,
-            sigmas=SIGMAS[cell.sampler],
-            guidance_sigma_min=cell.guidance_sigma_min,
-            guidance_sigma_max=cell.guidance_sigma_max,
-            deep_cache_interval=cell.deep_cache_interval,
-            generator=torch.Generator("cpu").manual_seed(seed),
+            num_inference_steps=shared.num_inference_steps,
+            decode_chunk_size=shared.decode_chunk_size,
+            sigmas=SIGMAS[shared.sampler],
+            guidance_sigma_min=shared.guidance_sigma_min,
+            guidance_sigma_max=shared.guidance_sigma_max,
+            deep_cache_interval=shared.deep_cache_interval,
             output_type="np",
-        ).frames[0]  # (T, H, W, 3) float in [0, 1]
+            **each,
+        ).frames  # (samples, T, H, W, 3) float in [0, 1]
+        return [self._generated(pipe, video, len(asked)) for video in videos]
+
+    def _generated(self, pipe: Any, video: NDArray[np.float32], num_samples: int) -> Generated:
         if not np.isfinite(video).all():
             raise ValueError("the model returned NaN or infinite pixels")
+        phases = {f"{phase}_s": seconds / num_samples for phase, seconds in pipe.seconds.items()}
         frames = (video * 255).round().astype(np.uint8)
-        return Generated(
-            frames,
-            time.perf_counter() - start,
-            peak_memory_bytes(self.device),
-            **{f"{phase}_s": seconds for phase, seconds in self.pipe.seconds.items()},
-            pixels=video if self.keep_pixels else None,
-        )
+        pixels = video if self.keep_pixels else None
+        return Generated(frames, num_samples, 1, 0.0, 0, pixels=pixels, **phases)
+
+
+def _finished(made: Future[list[Generated]], batch_size: int, costs: dict[str, Any]) -> Future[Generated]:
+    """Return a video with what only the whole batch can tell."""
+    result: Future[Generated] = Future()
+    error = made.exception()
+    if error is not None:
+        result.set_exception(error)
+        return result
+    (video,) = made.result()
+    share = batch_size // video.batch_size  # videos in lanes beside this one; those of one call share already
+    phases = {name: getattr(video, name) / share for name in ("condition_s", "denoise_s", "decode_s")}
+    result.set_result(dataclasses.replace(video, batch_size=batch_size, **costs, **phases))
+    return result
 
 
 def _apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type: str) -> None:
     """Make the loaded pipeline take the exact shortcuts; slices are for speed on a CPU and for memory on a GPU."""
-    wanted = dataclasses.asdict(speed)
+    wanted = {k: v for k, v in dataclasses.asdict(speed).items() if k in SWITCHES or k == "reuse_conditioning"}
     if wanted.pop("reuse_conditioning"):
         pipe.enable_conditioning_reuse(keep_float32_encoder=memory.offload is Offload.none)
     cut = memory.forward_chunking or (speed.slice_feed_forward and device_type == "cpu")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -324,6 +325,7 @@ class Conditioning:
         """A float32 copy of a float16 VAE's encoder and quant_conv, where one is kept."""
         self._most = most
         self._results: dict[str, torch.Tensor] = {}
+        self._lock = threading.Lock()  # pipelines in several threads share one, and the second may wait for the first
 
     def clear(self) -> None:
         """Forget every picture."""
@@ -331,13 +333,14 @@ class Conditioning:
 
     def get(self, key: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return compute(), from memory where the key was asked for before."""
-        if key in self._results:
-            self._results[key] = self._results.pop(key)  # now the last to go
-        else:
-            if len(self._results) == self._most:
-                del self._results[next(iter(self._results))]
-            self._results[key] = compute()
-        return self._results[key]
+        with self._lock:
+            if key in self._results:
+                self._results[key] = self._results.pop(key)  # now the last to go
+            else:
+                if len(self._results) == self._most:
+                    del self._results[next(iter(self._results))]
+                self._results[key] = compute()
+            return self._results[key]
 
 
 def digest(picture: Any) -> str:
