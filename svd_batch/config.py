@@ -52,6 +52,15 @@ class Offload(Enum):
     sequential = "sequential"
 
 
+class Compile(Enum):
+    """What of the UNet goes through torch.compile."""
+
+    off = "off"
+    auto = "auto"
+    regional = "regional"
+    whole = "whole"
+
+
 class BackendKind(Enum):
     """What runs the stages."""
 
@@ -221,6 +230,9 @@ class SpeedConfig:
     batch_size: Any = "auto"
     """Videos made at once (on a CPU each on its share of the threads); auto doubles it as long as that pays."""
 
+    compile: Compile = Compile.auto
+    """torch.compile of the UNet: off, regional, whole, or auto, which compiles regions on a GPU where that pays."""
+
     def __post_init__(self) -> None:
         if self.batch_size != "auto":
             _check_int("speed.batch_size", self.batch_size, 1, 1024, "or auto")
@@ -354,6 +366,8 @@ class Config:
             self.backend.torch_threads = 1
         if self.speed.batch_size == "auto":
             self.speed.batch_size = 1
+        if self.speed.compile is Compile.auto:
+            self.speed.compile = Compile.off
 
     def cells(self) -> tuple[SweepCell, ...]:
         """Return the cells of the sweep, before manifest columns fix any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import shlex
 import signal
@@ -112,7 +113,9 @@ def _generate(job: Job, console: Console) -> bool:
     load = LoadSettings(model.height, model.width, config.fit)
     with _lines_only(console, log, verbose=config.verbose) as lines:
         try:
-            units = split_units(job.plan, backend.start())
+            num_actors = backend.start()
+            units = split_units(job.plan, num_actors)
+            settings = dataclasses.replace(settings, num_videos=math.ceil(job.plan.num_todo / num_actors))
             with _terminable(), Progress(job.plan.num_todo, lines) as progress:  # Ray's start takes SIGTERM for itself
                 for result in backend.run(units, load, settings):
                     progress.update(failed=isinstance(result, FailureRecord))

@@ -62,6 +62,8 @@ class GenerateSettings:
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     torch_threads: int | None = None
     reproducible: bool = False
+    num_videos: int | None = None
+    """What each stage has to make, roughly: compiling must be won back."""
 
 
 Result = VideoRecord | FailureRecord
@@ -322,5 +324,10 @@ def _make_engine(settings: GenerateSettings) -> Engine:
     from svd_batch.engine.pipeline import Engine
 
     return Engine(
-        checkpoint.fetch(settings.model), settings.model, settings.memory, settings.speed, settings.torch_threads
+        checkpoint.fetch(settings.model),
+        settings.model,
+        settings.memory,
+        settings.speed,
+        settings.torch_threads,
+        settings.num_videos,
     )

@@ -20,7 +20,7 @@ from parts import need
 from PIL import Image
 
 from svd_batch.cli import conf_dir
-from svd_batch.config import Dtype, MemoryConfig, ModelConfig, Offload, SpeedConfig
+from svd_batch.config import Compile, Dtype, MemoryConfig, ModelConfig, Offload, SpeedConfig
 from svd_batch.engine.machine import check_machine, peak_resident_bytes
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
@@ -36,7 +36,7 @@ def tiny_model(folder: Path, **changes: Any) -> ModelConfig:
 
 
 SHORTCUTS = [field.name for field in dataclasses.fields(SpeedConfig) if field.type == "bool"]
-OFF = SpeedConfig(batch_size=1, **dict.fromkeys(SHORTCUTS, False))
+OFF = SpeedConfig(batch_size=1, compile=Compile.off, **dict.fromkeys(SHORTCUTS, False))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,8 @@ def test_with_every_shortcut_pixels_are_at_most_one_step_from_the_stock_pipeline
 
 
 def test_speed_off_in_conf_turns_every_shortcut_off() -> None:
-    assert SpeedConfig(**yaml.safe_load((conf_dir() / "speed" / "off.yaml").read_text())) == OFF
+    settings = yaml.safe_load((conf_dir() / "speed" / "off.yaml").read_text())
+    assert SpeedConfig(**{**settings, "compile": Compile(settings["compile"])}) == OFF
 
 
 @pytest.mark.parametrize("name", [name for name in SHORTCUTS if name != "keep_memory"])

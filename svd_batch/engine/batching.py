@@ -47,6 +47,13 @@ class BatchSize:
         """Return the size of the next batch, where `available` videos may share one."""
         return max(1, min(available, self.fixed or self._trying, self.most))
 
+    @property
+    def settled(self) -> int | None:
+        """The size that is kept from now on; None while sizes are still tried."""
+        if self.fixed is not None:
+            return min(self.fixed, self.most)
+        return self._best if self._best == self._trying and len(self._seconds.get(self._best, ())) >= ROUNDS else None
+
     def limit(self, most: int) -> None:
         """Never choose more than `most` from now on: more doesn't fit in memory."""
         self.most = max(1, most)

@@ -227,7 +227,8 @@ class OneDnnLinear(nn.Linear):
     def applies_to(self, states: Tensor) -> bool:
         """Return whether oneDNN takes these states."""
         plain = states.device.type == "cpu" and states.dtype == self.weight.dtype == torch.float32
-        return plain and states.numel() > 0 and not torch.is_grad_enabled()
+        # compiled code comes with products of its own, and its compiler can't take these
+        return plain and states.numel() > 0 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (…, out) for (…, in)."""

@@ -24,6 +24,7 @@ from PIL import Image
 
 from svd_batch.config import MemoryConfig, ModelConfig, Offload, SpeedConfig
 from svd_batch.engine.batching import BatchSize, Lanes, batch_key
+from svd_batch.engine.compiling import Compiler
 from svd_batch.engine.fast_unet import FastUNet, Switches, make_fast
 from svd_batch.engine.machine import (
     available_bytes,
@@ -93,6 +94,7 @@ class Engine:
         memory: MemoryConfig,
         speed: SpeedConfig,
         torch_threads: int | None = None,
+        num_videos: int | None = None,
     ) -> None:
         self.torch_threads = torch_threads or torch.get_num_threads()
         torch.set_num_threads(self.torch_threads)
@@ -115,6 +117,8 @@ class Engine:
         else:
             self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
+        key = f"{folder} {model} {self.device} {torch.__version__} {self.info().device_name} {speed}"
+        self._compiler = Compiler(self.pipe.unet, speed.compile, key, num_videos)
         self._lanes = Lanes(self.pipe)
         self._fixed_batch_size = None if speed.batch_size == "auto" else int(speed.batch_size)
         self._batch_sizes: dict[Hashable, BatchSize] = {}
@@ -165,21 +169,27 @@ class Engine:
         else:
             reset_peak_resident_bytes()
         before, room = peak_memory_bytes(self.device), available_bytes(self.device)
+        size = self._batch_size(asked[0][0])
+        is_usual = len(asked) == size.settled
         start = time.perf_counter()
-        if cuda:
-            made = self._together(picture, asked)
-        else:
-            calls = [partial(self._call, picture=picture, asked=[one]) for one in asked]
-            made = self._lanes.run(calls, self.torch_threads)
+        made = self._compiler.run(partial(self._make, picture, asked), is_usual=is_usual)
         seconds, peak = time.perf_counter() - start, peak_memory_bytes(self.device)
         if self._most is None and room is not None:
             self._most = max(1, int(ROOM * room / max(1, (peak - before) / len(asked))))
-        size = self._batch_size(asked[0][0])
         size.limit(min(size.most, self._most or size.most))
         size.measured(len(asked), seconds)
+        self._compiler.measured(len(asked), seconds, is_usual=is_usual)
         threads = self.torch_threads if cuda else max(1, self.torch_threads // len(asked))
         costs = {"peak_memory_bytes": peak, "generate_s": seconds / len(asked), "torch_threads": threads}
         return [_finished(future, len(asked), costs) for future in made]
+
+    def _make(
+        self, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]
+    ) -> list[Future[list[Generated]]]:
+        if self.device.type == "cuda":
+            return self._together(picture, asked)
+        calls = [partial(self._call, picture=picture, asked=[one]) for one in asked]
+        return self._lanes.run(calls, self.torch_threads)
 
     def _together(
         self, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]
