@@ -189,7 +189,7 @@ def weight_files(folder: Path, component: str, stem: str, variant: str | None) -
 
     Raises: UserError when there are none.
     """
-    found = sorted((folder / component).glob(f"{stem}*.safetensors"))
+    found = sorted(f for f in (folder / component).glob(f"{stem}*.safetensors") if f.is_file())
     files = [f for f in found if _variant_of(f, stem) == variant]
     if files:
         _check_shards(folder / component, stem, files)

@@ -120,6 +120,12 @@ def _check_number(file: Path, key: str, value: Any) -> None:
 
 def check_parts_fit(folder: Path, configs: Configs) -> None:
     """Raise UserError where the configs of the parts contradict each other."""
+    predicted = configs["scheduler"].get("prediction_type")
+    if predicted != "v_prediction":  # another scheduler would take the UNet's answer for something else, and go on
+        raise UserError(
+            f"model.id: {folder / CONFIGS['scheduler']} says prediction_type={predicted!r}; Stable Video Diffusion's "
+            "UNet needs v_prediction"
+        )
     unet, vae, encoder = configs["unet"], configs["vae"], configs["image_encoder"]
     context = unet["cross_attention_dim"]
     contexts = set(context) if isinstance(context, list) else {context}

@@ -133,7 +133,7 @@ class VideoRecord:
     peak_memory_bytes: int
     device_name: str
     torch_threads: int
-    batch_size: int
+    batch_size: int = field(default=1, kw_only=True)
     """Videos that went through the UNet together with this one, itself included."""
     diffusers_version: str
     torch_version: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,14 @@ from builders import run_python
 from conftest import Cli
 
 from svd_batch import cli as command_line
-from svd_batch.records import CELL_FIELDS
+from svd_batch.records import SweepCell
 
 Job = Callable[..., tuple[int, str, str]]
 
+CELL_NUMBERS = [field.name for field in dataclasses.fields(SweepCell) if field.type in ("int", "float")]
 NUMBERS = [
-    *(f"generation.{name}" for name in CELL_FIELDS),
-    *(f"sweep.{name}" for name in CELL_FIELDS),
+    *(f"generation.{name}" for name in CELL_NUMBERS),
+    *(f"sweep.{name}" for name in CELL_NUMBERS),
     *(f"model.{name}" for name in ("num_frames", "height", "width")),
     *(f"backend.{name}" for name in ("num_cpus", "torch_threads")),
     *("video.quality", "video.playback_fps", "seed", "num_seeds", "seeds", "max_failed_fraction"),
@@ -78,7 +80,7 @@ def test_no_number_in_a_sweep_file_may_be_nan_or_infinite(
     assert_refused(job("run", "--config-dir", str(tmp_path / "conf"), "+sweep=mine"), key, "is not accepted")
 
 
-@pytest.mark.parametrize("column", CELL_FIELDS)
+@pytest.mark.parametrize("column", CELL_NUMBERS)
 def test_no_number_in_a_manifest_may_be_nan_or_infinite(column: str, job: Job, tmp_path: Path, pictures: Path) -> None:
     names = [str(pictures / "a.png"), str(pictures / "b.jpg")]
     for value in (math.nan, math.inf, -math.inf):

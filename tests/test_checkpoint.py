@@ -115,6 +115,7 @@ def test_a_part_of_another_class_is_named(file: str, values: dict[str, Any], sen
 @pytest.mark.parametrize(
     ("file", "values", "sentence"),
     [
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "'epsilon'; Stable Video Diffusion's UNet"),
         ("unet/config.json", {"block_out_channels": []}, "says block_out_channels=[]"),
         ("unet/config.json", {"block_out_channels": 32}, "says block_out_channels=32"),
         ("unet/config.json", {"num_frames": "25"}, "says num_frames='25'"),
@@ -167,6 +168,13 @@ def test_a_header_that_contradicts_itself_is_found(folder: Path) -> None:
 def test_a_page_that_was_saved_in_place_of_the_weights_is_found(folder: Path) -> None:
     (folder / WEIGHTS[0]).write_text("<!doctype html><title>Sign in</title>" * 100)
     assert "is truncated or no safetensors file" in refusal(folder)
+
+
+def test_a_link_to_weights_that_are_gone_counts_as_missing(folder: Path) -> None:
+    weights = folder / WEIGHTS[0]
+    weights.unlink()
+    weights.symlink_to(folder / "blobs/gone")  # as a hub's cache may be left
+    assert "unet has no diffusion_pytorch_model*.safetensors; the checkpoint is incomplete" in refusal(folder)
 
 
 def test_pickle_weights_alone_are_refused(folder: Path) -> None:

@@ -33,7 +33,7 @@ class Runs:
     def __init__(self, folder: Path, checkpoint: Path, manifest: Path) -> None:
         self.folder, self.manifest = folder, manifest
         sweep = ["sweep.motion_bucket_id=[20,240]", "sweep.noise_aug_strength=[0.02,0.3]"]
-        self.job = [*tiny_overrides(checkpoint, steps=4), *sweep, "video=ffv1", "reproducible=true"]
+        self.job = [*tiny_overrides(checkpoint, steps=10), *sweep, "video=ffv1", "reproducible=true"]
 
     def command(self, name: str, *overrides: str, manifest: Path | None = None) -> list[str]:
         """Return the command of one run into the folder `name`."""
