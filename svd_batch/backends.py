@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,14 +47,29 @@ class LoadSettings:
     fit: Fit
 
 
+Say = Callable[[str], None]
+"""Takes a sentence for the person who waits."""
+
+
+def _ignore(text: str) -> None:
+    pass
+
+
+def _say_all(say: Say, notes: Sequence[str]) -> None:
+    for note in notes:
+        say(note)
+
+
 class Backend(Protocol):
     """Runs units through the stages. `start` first, `stop` always."""
 
     def start(self) -> int:
         """Get ready and return the largest number of actors."""
 
-    def run(self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings) -> Iterator[Result]:
-        """Yield one result for each planned video, each as soon as it is committed."""
+    def run(
+        self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
+    ) -> Iterator[Result]:
+        """Yield one result for each planned video, each as soon as it is committed; `say` gets the engines' notes."""
 
     def stop(self, logs: Path) -> None:
         """End everything that `start` began and copy logs to `logs`."""
@@ -71,11 +86,16 @@ class SerialBackend:
         """Return 1."""
         return 1
 
-    def run(self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings) -> Iterator[Result]:
+    def run(
+        self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
+    ) -> Iterator[Result]:
         """Yield results in plan order."""
         self.stage = Generate(replace(generate, torch_threads=self.config.torch_threads))
+        _say_all(say, self.stage.take_notes())
         for unit in units:
-            yield from self.stage(load_image(unit, load.height, load.width, load.fit))
+            for result in self.stage(load_image(unit, load.height, load.width, load.fit)):
+                _say_all(say, self.stage.take_notes())
+                yield result
 
     def stop(self, logs: Path) -> None:
         """Wait for the video in the making, or the tables would be written without it."""
@@ -150,7 +170,9 @@ class RayBackend:
             )
         self.num_actors = (low, high)
 
-    def run(self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings) -> Iterator[Result]:
+    def run(
+        self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
+    ) -> Iterator[Result]:
         """Yield results as they are committed, in no particular order."""
         import pyarrow as pa
         import ray
@@ -161,7 +183,7 @@ class RayBackend:
         context.enable_progress_bars = self.verbose
         context.execution_no_progress_timeout_s = -1  # one video may take longer than Ray's half an hour on a CPU
         context.raise_original_map_exception = True
-        generate = replace(generate, torch_threads=self._torch_threads())
+        generate = replace(generate, torch_threads=self._torch_threads(), memory_share=self._memory_share())
         self._prepare_nodes(generate)
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
@@ -183,6 +205,7 @@ class RayBackend:
         try:
             for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for row in table.to_pylist():
+                    _say_all(say, row["notes"])
                     yield _result_from_row(row)
         except ray.exceptions.RayError as error:
             raise _plain_error(error) from error
@@ -192,6 +215,15 @@ class RayBackend:
         if self.config.torch_threads is not None:
             return self.config.torch_threads
         return max(1, num_cores() // self.num_actors[1])
+
+    def _memory_share(self) -> float:
+        """Return how much of a GPU's free memory, or of a machine's, is for each actor."""
+        if self.num_gpus:
+            return min(1.0, self.num_gpus)
+        import ray
+
+        num_nodes = max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
+        return 1 / math.ceil(self.num_actors[1] / num_nodes)
 
     def _prepare_nodes(self, generate: GenerateSettings) -> None:
         """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
@@ -270,7 +302,8 @@ class RayGenerate:
 
         for row in batch.to_pylist():
             for result in self.stage(_loaded_from_row(row)):
-                yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)]})
+                notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
+                yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)], "notes": notes})
 
 
 def _result_from_row(row: dict[str, Any]) -> Result:

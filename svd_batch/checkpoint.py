@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from svd_batch.checkpoint_files import (
     CONFIGS,
+    Configs,
     Tensor,
     check_fits_config,
     check_parts_fit,
@@ -28,6 +30,7 @@ COMPONENTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HASHED_BYTES = 2**20
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+PUBLISHED = tuple(f"stabilityai/stable-video-diffusion-{name}" for name in ("img2vid", "img2vid-xt", "img2vid-xt-1-1"))
 HUB_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
@@ -169,6 +172,33 @@ def check_size(folder: Path, model: ModelConfig) -> None:
             raise UserError(
                 f"model.{key}: {value} is not accepted by this checkpoint; give a multiple of {2**halvings}"
             )
+
+
+def known_configs(model: ModelConfig, revision: str | None) -> Configs | None:
+    """Return the configs of the checkpoint's parts, without its weights; None where nobody here knows them.
+
+    Those of a hub repository come from the cache or the hub (`revision` None: the cache alone); for Stability AI's own,
+    where neither has them, from a copy of what they published.
+    """
+    folder = local_folder(model)
+    if folder is not None:
+        return read_configs(folder)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        files = [
+            str(hf_hub_download(model.id, name, revision=revision or model.revision, local_files_only=revision is None))
+            for name in CONFIGS.values()
+        ]
+    except Exception:  # offline, gated or not there: what is raised depends on the hub client's version
+        return published_configs() if model.id in PUBLISHED else None
+    return read_configs(Path(files[0]).parent.parent)  # …/snapshots/<commit>/unet/config.json
+
+
+def published_configs() -> Configs:
+    """Return the configs of Stable Video Diffusion's UNet, VAE and image encoder, the same in all its versions."""
+    configs: Configs = json.loads((Path(__file__).parent / "assets/svd_configs.json").read_text())
+    return configs
 
 
 def trained_num_frames(model: ModelConfig, revision: str) -> int | None:

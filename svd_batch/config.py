@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 from svd_batch.errors import UserError
+from svd_batch.gpus import GPUS
 from svd_batch.records import CELL_FIELDS, SweepCell
 from svd_batch.sweep import cell_value, expand
 
@@ -199,12 +200,21 @@ class SweepConfig:
 class MemoryConfig:
     """What is traded for memory; nothing here changes pixels."""
 
+    auto: bool = False
+    """Take the fastest of fast, balanced, low and minimal that fits the memory that is free."""
     offload: Offload = Offload.none
     """none keeps all on the device; model moves each part to the GPU while it runs, sequential each layer (CUDA)."""
     forward_chunking: bool = False
     """Run the UNet's feed-forward layers in slices (less peak memory); speed.slice_feed_forward does it on a CPU."""
     split_guidance: bool = False
     """Run the two halves of guidance one after the other (half of the UNet's activations)."""
+
+    def __post_init__(self) -> None:
+        if self.auto and (self.offload, self.forward_chunking, self.split_guidance) != (Offload.none, False, False):
+            raise UserError(
+                "memory.auto: it chooses offload, forward_chunking and split_guidance by itself; leave them out, "
+                "or give memory.auto=false"
+            )
 
 
 @dataclass
@@ -332,6 +342,8 @@ class Config:
     """Exit code 3 when more than this fraction of the images has a failure."""
     reproducible: bool = False
     """Fix threads, batch and GPU algorithms: the same pixels to the bit for any number of actors and in any order."""
+    price_per_gpu_hour: Any = None
+    """What an hour of a GPU costs, for `plan`, e.g. {H100: 2.5, L4: 0.8}; in any currency."""
     retry_failed: bool = False
     """Try items again that failed in an earlier run."""
     verbose: bool = False
@@ -356,8 +368,12 @@ class Config:
             raise UserError("output: the empty string is not accepted; give a folder")
         if self.manifest is not None:
             self.manifest = _manifest_list(self.manifest)
+        if self.price_per_gpu_hour is not None:
+            self.price_per_gpu_hour = _prices(self.price_per_gpu_hour)
         self.cells()
         if self.reproducible:
+            if self.memory.auto:
+                raise UserError("memory.auto: it goes by what is free, and reproducible=true fixes all; name a profile")
             self._fix_bits()
 
     def _fix_bits(self) -> None:
@@ -383,6 +399,17 @@ def _seed_list(value: Any) -> list[int]:
     if len(set(values)) != len(values):
         raise UserError(f"seeds: {values} repeats a seed; give each once")
     return values
+
+
+def _prices(value: Any) -> dict[str, float]:
+    names = [gpu.name for gpu in GPUS]
+    if not isinstance(value, dict) or not set(value) <= set(names):
+        raise UserError(
+            f"price_per_gpu_hour: {value!r} is not accepted; give {{NAME: PRICE}}, each name one of {', '.join(names)}"
+        )
+    for name, price in value.items():
+        _check_float(f"price_per_gpu_hour.{name}", price, 0, 1e6)
+    return {str(name): float(price) for name, price in value.items()}
 
 
 def _manifest_list(value: Any) -> list[str]:

@@ -64,6 +64,8 @@ class Progress:
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.done, self.failed = total, 0, 0
         self._file = console.err
+        self._console = console
+        self._said: set[str] = set()
         self._start = time.monotonic()
         self._first: float | None = None
         self._last_line = self._start
@@ -101,6 +103,17 @@ class Progress:
         elif self.done in (1, self.total) or now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
             print(self.line(), file=self._file, flush=True)
+
+    def say_once(self, text: str) -> None:
+        """Print one line of result that hasn't been printed before: several actors may say the same."""
+        if text in self._said:
+            return
+        self._said.add(text)
+        if self._bar is not None:
+            self._bar.clear()
+        self._console.say(text)
+        if self._bar is not None:
+            self._bar.refresh()
 
     @property
     def videos_per_minute(self) -> float:

@@ -130,6 +130,15 @@ def make_plan(
     return Plan(request, tuple(todo), done, failed, len(images), num_videos, num_done, num_left)
 
 
+def heaviest_cell(plan: Plan) -> SweepCell:
+    """Return a cell that takes as much memory as any planned one: each field that counts at its largest."""
+    largest: dict[str, Any] = {}
+    for name in ("decode_chunk_size", "max_guidance_scale", "deep_cache_interval"):
+        fixed = [value for image in plan.images_todo for key, value in image.fixed if key == name]
+        largest[name] = max([*(getattr(cell, name) for cell in plan.request.cells), *fixed])
+    return replace(plan.request.cells[0], **largest)
+
+
 def split_units(plan: Plan, num_actors: int) -> tuple[WorkUnit, ...]:
     """Return the plan's work in units, at least UNITS_PER_ACTOR for each actor where there is that much to do."""
     most = max(1, plan.num_todo // (UNITS_PER_ACTOR * num_actors))

@@ -8,6 +8,7 @@ from statistics import median
 from svd_batch.config import CheckImages, Codec
 from svd_batch.console import duration, size
 from svd_batch.job import SAMPLE_IMAGES, UNRESOLVED, Job, describe, unreadable
+from svd_batch.outlook import outlook
 
 BYTES_PER_PIXEL = {Codec.h264: 0.06, Codec.gif: 1.0, Codec.webp: 0.07, Codec.ffv1: 1.5}
 """Rough file bytes per pixel and frame at the default quality, used until OUTPUT has videos to measure."""
@@ -29,6 +30,8 @@ def preview(job: Job) -> Iterator[str]:
     if job.revision == UNRESOLVED:
         yield "note:         the hub can't be reached, so the model's revision is unknown and nothing counts as done"
     yield from _cost(job)
+    if plan.num_todo:
+        yield from outlook(job)
     yield from _bad_pictures(job)
 
 

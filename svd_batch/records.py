@@ -135,6 +135,8 @@ class VideoRecord:
     torch_threads: int
     batch_size: int = field(default=1, kw_only=True)
     """Videos that went through the UNet together with this one, itself included."""
+    memory_profile: str | None = field(default=None, kw_only=True)
+    """The memory profile that made it: after running out of memory not the one that was asked for."""
     diffusers_version: str
     torch_version: str
     svd_batch_version: str

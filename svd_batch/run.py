@@ -22,7 +22,7 @@ from svd_batch.backends import LoadSettings, make_backend
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
 from svd_batch.job import Job, cautions, describe, prepare, unreadable
-from svd_batch.plan import split_units
+from svd_batch.plan import heaviest_cell, split_units
 from svd_batch.records import FailureRecord
 from svd_batch.stages import GenerateSettings
 
@@ -109,6 +109,7 @@ def _generate(job: Job, console: Console) -> bool:
         video=config.video,
         fingerprint=job.fingerprint,
         reproducible=config.reproducible,
+        heaviest=heaviest_cell(job.plan),
     )
     load = LoadSettings(model.height, model.width, config.fit)
     with _lines_only(console, log, verbose=config.verbose) as lines:
@@ -117,7 +118,7 @@ def _generate(job: Job, console: Console) -> bool:
             units = split_units(job.plan, num_actors)
             settings = dataclasses.replace(settings, num_videos=math.ceil(job.plan.num_todo / num_actors))
             with _terminable(), Progress(job.plan.num_todo, lines) as progress:  # Ray's start takes SIGTERM for itself
-                for result in backend.run(units, load, settings):
+                for result in backend.run(units, load, settings, progress.say_once):
                     progress.update(failed=isinstance(result, FailureRecord))
         except KeyboardInterrupt:
             return True

@@ -27,7 +27,7 @@ from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoC
 from svd_batch.errors import ItemError
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
 from svd_batch.quality import approximations, quality_of
-from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, VideoRecord, WorkUnit
+from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
 from svd_batch.store import Store, file_sha256
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class GenerateSettings:
     reproducible: bool = False
     num_videos: int | None = None
     """What each stage has to make, roughly: compiling must be won back."""
+    heaviest: SweepCell | None = None
+    """The cell that takes the most memory of all that are planned."""
+    memory_share: float = 1.0
+    """How much of the device's free memory is for this stage, where several share it."""
 
 
 Result = VideoRecord | FailureRecord
@@ -201,6 +205,12 @@ class Generate:
                 raise error
             self._writing.append(self._writer.submit(_settle, futures[planned.video_id], work))
 
+    def take_notes(self) -> list[str]:
+        """Return what the engine has to say to the person who waits, each sentence once."""
+        notes = self.engine.notes[:]
+        del self.engine.notes[: len(notes)]
+        return notes
+
     def close(self) -> None:
         """Return when nothing is denoised or written any more: what is then on disk is all there will be."""
         self._closing.set()
@@ -299,6 +309,7 @@ class Committer:
             **dataclasses.asdict(self.info),
             torch_threads=generated.torch_threads,
             batch_size=generated.batch_size,
+            memory_profile=generated.memory_profile,
             svd_batch_version=svd_batch.__version__,
             created_at=_now(),
         )
@@ -330,4 +341,7 @@ def _make_engine(settings: GenerateSettings) -> Engine:
         settings.speed,
         settings.torch_threads,
         settings.num_videos,
+        heaviest=settings.heaviest,
+        memory_share=settings.memory_share,
+        steps_down=not settings.reproducible,
     )

@@ -81,7 +81,7 @@ class Compiler:
             self.unet.compile(dynamic=False)
         self.is_compiled, self._num_batches = True, 0
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Go back to the UNet as it was."""
         for region in self.unet.modules():
             region._compiled_call_impl = None
@@ -105,7 +105,7 @@ class Compiler:
             if self._num_batches == 1:
                 self._remember(seconds)
             elif self.mode is Compile.auto and self._eager_s is not None and video_s > self._eager_s:
-                self._give_up()
+                self.give_up()
             return
         self._eager_s = min(video_s, self._eager_s or video_s)
         on_gpu = next(self.unet.parameters()).is_cuda

@@ -24,6 +24,7 @@ models/transformers/transformer_temporal.py, models/attention.py, models/resnet.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -108,6 +109,11 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
         transformer.spatial_share = _spatial_share(transformer.time_mixer)
     pipe.unet.__class__ = FastUNet
     pipe.unet.switches, pipe.unet.transformers, pipe.unet.remembered = switches, tuple(transformers), {}
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Return whether the tensor is on a GPU; the estimator answers for the device that it stands in for."""
+    return tensor.is_cuda
 
 
 def has_onednn() -> bool:
@@ -226,7 +232,7 @@ class OneDnnLinear(nn.Linear):
 
     def applies_to(self, states: Tensor) -> bool:
         """Return whether oneDNN takes these states."""
-        plain = states.device.type == "cpu" and states.dtype == self.weight.dtype == torch.float32
+        plain = not on_gpu(states) and states.dtype == self.weight.dtype == torch.float32
         # compiled code comes with products of its own, and its compiler can't take these
         return plain and states.numel() > 0 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
@@ -265,7 +271,7 @@ class FastGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Return (N, C, …) in the layout of the input."""
         pixels = input.shape[2:].numel()
-        plain = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_grad_enabled()
+        plain = not on_gpu(input) and input.dtype == torch.float32 and not torch.is_grad_enabled()
         if not plain or pixels >= NATIVE_GROUP_NORM_PIXELS or not _is_channels_last(input):
             return super().forward(input)
         rows = input.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, C), no copy
@@ -319,14 +325,19 @@ class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
         return _as_frames(volume, hidden.shape)
 
 
+def slices(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Return views of `size` rows each, the last one shorter; the estimator looks at the first alone."""
+    return torch.split(rows, size)
+
+
 def _feed_forward(norm: nn.LayerNorm, feed_forward: FeedForward, rows: Tensor, sliced: bool) -> None:
     """Add feed_forward(norm(rows)) to rows (N, C), in place."""
     geglu, dropout, output = feed_forward.net
     folded = all(isinstance(layer, OneDnnLinear) and layer.applies_to(rows) for layer in (geglu.proj, output))
     width = geglu.proj.out_features * rows.element_size()
-    most = GPU_SLICE_BYTES if rows.is_cuda else CPU_SLICE_BYTES
+    most = GPU_SLICE_BYTES if on_gpu(rows) else CPU_SLICE_BYTES
     size = max(64, most // width // 64 * 64) if sliced else len(rows)
-    for part in torch.split(rows, size):
+    for part in slices(rows, size):
         if folded:
             (weight, gate_weight), (bias, gate_bias) = geglu.proj.weight.chunk(2), geglu.proj.bias.chunk(2)
             normed = norm(part)

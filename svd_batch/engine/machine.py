@@ -18,6 +18,12 @@ from svd_batch.errors import UserError
 _CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 """The two sizes with which cuBLAS sums in the same order every time."""
 
+_CONTAINER_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""A container's limit and what is used of it: cgroup 2, then cgroup 1."""
+
 
 def device_type() -> str:
     """Return `cuda` where torch sees a GPU, else `cpu`."""
@@ -85,13 +91,27 @@ class Laps:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Return the memory that is free for more: the GPU's, or the machine's; None where the system doesn't tell."""
+    """Return the memory that is free for more: the GPU's, or the machine's within the container's limit.
+
+    None where the system doesn't tell. On a GPU this starts CUDA in this process.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    known = [_machine_bytes(), *(_container_bytes(*files) for files in _CONTAINER_FILES)]
+    return min((n for n in known if n is not None), default=None)
+
+
+def _machine_bytes() -> int | None:
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
+    return None
+
+
+def _container_bytes(limit: str, used: str) -> int | None:
+    with suppress(OSError, ValueError):  # no such file, or the limit is `max`
+        return max(0, int(Path(limit).read_text()) - int(Path(used).read_text()))
     return None
 
 

@@ -22,10 +22,11 @@ from diffusers.schedulers import AysSchedules
 from numpy.typing import NDArray
 from PIL import Image
 
-from svd_batch.config import MemoryConfig, ModelConfig, Offload, SpeedConfig
+from svd_batch.checkpoint_files import read_configs
+from svd_batch.config import Compile, MemoryConfig, ModelConfig, SpeedConfig
 from svd_batch.engine.batching import BatchSize, Lanes, batch_key
 from svd_batch.engine.compiling import Compiler
-from svd_batch.engine.fast_unet import FastUNet, Switches, make_fast
+from svd_batch.engine.fit import Demand, check_fits, choose, too_little
 from svd_batch.engine.machine import (
     available_bytes,
     check_machine,
@@ -35,16 +36,17 @@ from svd_batch.engine.machine import (
     peak_memory_bytes,
     reset_peak_resident_bytes,
 )
+from svd_batch.engine.memory import apply_speed, is_out_of_memory, place, recover, set_activations
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.engine.weights import check_weights
-from svd_batch.errors import UserError
+from svd_batch.errors import ItemError, UserError
 from svd_batch.images import one_line
+from svd_batch.profiles import PROFILES, check_compile, compile_mode, must_compile, next_profile, profile_name
 from svd_batch.records import SweepCell
 
 SIGMAS: dict[str, list[float] | None] = {"euler": None, "ays10": AysSchedules["StableDiffusionVideoSigmas"]}
 """The noise levels that each sampler gives to the scheduler; None leaves them to num_inference_steps."""
 
-SWITCHES = tuple(field.name for field in dataclasses.fields(Switches))
 PER_SAMPLE = ("motion_bucket_id", "noise_aug_strength", "fps", "min_guidance_scale", "max_guidance_scale")
 LARGEST_BATCH = 64
 ROOM = 0.8
@@ -62,6 +64,8 @@ class Generated:
     torch_threads: int
     """CPU threads that computed this one."""
     generate_s: float
+    memory_profile: str
+    """The profile with which it was made, `custom` for other settings."""
     peak_memory_bytes: int
     """The most during this video: of a GPU what torch held, on a CPU what `machine.peak_resident_bytes` says."""
     condition_s: float
@@ -84,6 +88,10 @@ class EngineInfo:
 class Engine:
     """A pipeline held in memory.
 
+    `heaviest` is the cell that takes the most memory of all that will be asked for: `memory=auto` chooses for it, and
+    what it can't fit is refused; without it nothing is. `memory_share` is how much of the free memory is for this
+    engine. An engine that runs out of memory takes the next profile and stays there, unless `steps_down` is False.
+
     Raises: UserError when the settings don't fit the checkpoint or the machine.
     """
 
@@ -95,6 +103,10 @@ class Engine:
         speed: SpeedConfig,
         torch_threads: int | None = None,
         num_videos: int | None = None,
+        *,
+        heaviest: SweepCell | None = None,
+        memory_share: float = 1.0,
+        steps_down: bool = True,
     ) -> None:
         self.torch_threads = torch_threads or torch.get_num_threads()
         torch.set_num_threads(self.torch_threads)
@@ -103,27 +115,48 @@ class Engine:
         self.model = model
         self.device = torch.device(device_type())
         check_machine(model, memory, self.device.type)
+        check_compile(memory, speed)
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
         if speed.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
+        self.notes: list[str] = []
+        """Sentences for the person who waits; whoever hands them on empties the list."""
+        self.folder, self.speed, self.steps_down = folder, speed, steps_down
+        self.memory = self._settle(memory, heaviest, memory_share)
         self.pipe = _load(folder, model)
-        _apply_speed(self.pipe, speed, memory, self.device.type)
-        self.pipe.split_guidance = memory.split_guidance
-        if memory.offload is Offload.model:
-            self.pipe.enable_model_cpu_offload()
-        elif memory.offload is Offload.sequential:
-            self.pipe.enable_sequential_cpu_offload()
-        else:
-            self.pipe.to(self.device)
+        apply_speed(self.pipe, speed, self.memory, self.device.type)
+        place(self.pipe, self.memory, self.device)
         self.pipe.set_progress_bar_config(disable=True)
         key = f"{folder} {model} {self.device} {torch.__version__} {self.info().device_name} {speed}"
-        self._compiler = Compiler(self.pipe.unet, speed.compile, key, num_videos)
+        self._compiler = Compiler(self.pipe.unet, compile_mode(self.memory, speed), key, num_videos)
         self._lanes = Lanes(self.pipe)
         self._fixed_batch_size = None if speed.batch_size == "auto" else int(speed.batch_size)
         self._batch_sizes: dict[Hashable, BatchSize] = {}
         self._most: int | None = None
         """Videos that memory has room for; None until the first is made."""
+
+    def _settle(self, memory: MemoryConfig, heaviest: SweepCell | None, share: float) -> MemoryConfig:
+        """Return the settings that will hold: those given, where they can fit, or what auto chooses.
+
+        Raises: UserError.
+        """
+        if heaviest is None:
+            if memory.auto:
+                raise UserError("memory=auto chooses for a given cell; without one name a profile")
+            return memory
+        demand = self._demand(heaviest)
+        free = available_bytes(self.device)
+        free = None if free is None else int(share * free)
+        if memory.auto:
+            memory, why = choose(demand, free, self.info().device_name, compiled=must_compile(self.speed))
+            self.notes.append(why)
+        else:
+            check_fits(demand, memory, free, self.info().device_name)
+        return memory
+
+    def _demand(self, cell: SweepCell) -> Demand:
+        return Demand(read_configs(self.folder), self.model, self.speed, cell, self.device.type)
 
     def info(self) -> EngineInfo:
         """Return what this engine runs on."""
@@ -160,8 +193,52 @@ class Engine:
     ) -> list[Future[Generated]]:
         """Return a finished future for each (cell, seed), of cells that share a batch (`batching.batch_key`).
 
-        On a CPU each video has threads of its own, on a GPU all go through the UNet together.
+        On a CPU each video has threads of its own, on a GPU all go through the UNet together. Videos that run out of
+        memory are made again: fewer at once, and one that was alone with the next memory profile.
         """
+        made = self._attempt(picture, asked)
+        short = [i for i, future in enumerate(made) if is_out_of_memory(future.exception())]
+        if not short:
+            return made
+        for i in short:
+            _forget_frames(made[i].exception())
+        recover(self.pipe, getattr(torch, self.model.dtype.value))
+        half = max(1, len(asked) // 2)
+        if len(asked) > 1 and self.steps_down:
+            self._most = half
+            self._batch_size(asked[0][0]).limit(half)
+        elif not self._step_down():
+            why = "no profile takes less here" if self.steps_down else "reproducible=true allows no other"
+            needed = too_little(self._demand(asked[0][0]), self.memory, available_bytes(self.device), why)
+            return [_failed(ItemError(needed)) if i in short else future for i, future in enumerate(made)]
+        for start in range(0, len(short), half):
+            some = short[start : start + half]
+            again = self.generate_batch(picture, [asked[i] for i in some])
+            for i, future in zip(some, again, strict=True):
+                made[i] = future
+        return made
+
+    def _step_down(self) -> bool:
+        """Take the next memory profile; return False where there is none, or none may be taken."""
+        name = None
+        if self.steps_down:
+            name = next_profile(self.memory, self.device.type, compiled=must_compile(self.speed))
+        if name is None:
+            return False
+        self.notes.append(
+            f"out of memory with memory={profile_name(self.memory)}: memory={name} from here on; the video is made "
+            "again, with the same id and pixels"
+        )
+        self.memory = PROFILES[name]
+        if compile_mode(self.memory, self.speed) is Compile.off:
+            self._compiler.give_up()
+        set_activations(self.pipe, self.memory)
+        place(self.pipe, self.memory, self.device)
+        self._lanes = Lanes(self.pipe)
+        return True
+
+    def _attempt(self, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]) -> list[Future[Generated]]:
+        """Return a finished future for each video, made all at once."""
         torch.set_num_threads(self.torch_threads)  # per thread under OpenMP, and callers run us in their own
         cuda = self.device.type == "cuda"
         if cuda:
@@ -198,9 +275,9 @@ class Engine:
         whole: Future[list[Generated]] = Future()
         try:
             videos = self._call(self.pipe, picture, asked)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if len(asked) > 1 and is_out_of_memory(error):
+                return [_failed(error) for _ in asked]
             if len(asked) > 1:
                 return [future for one in asked for future in self._together(picture, [one])]
             whole.set_exception(error)
@@ -241,7 +318,20 @@ class Engine:
         phases = {f"{phase}_s": seconds / num_samples for phase, seconds in pipe.seconds.items()}
         frames = (video * 255).round().astype(np.uint8)
         pixels = video if self.keep_pixels else None
-        return Generated(frames, num_samples, 1, 0.0, 0, pixels=pixels, **phases)
+        return Generated(frames, num_samples, 1, 0.0, profile_name(self.memory), 0, pixels=pixels, **phases)
+
+
+def _failed(error: BaseException) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop what an error holds of the calls that it ended: their tensors are what there was no room for."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _finished(made: Future[list[Generated]], batch_size: int, costs: dict[str, Any]) -> Future[Generated]:
@@ -256,17 +346,6 @@ def _finished(made: Future[list[Generated]], batch_size: int, costs: dict[str, A
     phases = {name: getattr(video, name) / share for name in ("condition_s", "denoise_s", "decode_s")}
     result.set_result(dataclasses.replace(video, batch_size=batch_size, **costs, **phases))
     return result
-
-
-def _apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type: str) -> None:
-    """Make the loaded pipeline take the exact shortcuts; slices are for speed on a CPU and for memory on a GPU."""
-    wanted = {k: v for k, v in dataclasses.asdict(speed).items() if k in SWITCHES or k == "reuse_conditioning"}
-    if wanted.pop("reuse_conditioning"):
-        pipe.enable_conditioning_reuse(keep_float32_encoder=memory.offload is Offload.none)
-    cut = memory.forward_chunking or (speed.slice_feed_forward and device_type == "cpu")
-    make_fast(pipe, Switches(**{**wanted, "slice_feed_forward": cut}))
-    if memory.forward_chunking and not isinstance(pipe.unet, FastUNet):
-        pipe.unet.enable_forward_chunking()
 
 
 def _load(folder: Path, model: ModelConfig) -> Any:
