@@ -81,7 +81,7 @@ def _gpus(job: Job, demand: Demand, each: float) -> Iterator[str]:
     if demand.model.dtype is Dtype.float32:
         yield "GPU hours:    not estimated for float32; give model.dtype=float16 or bfloat16"
         return
-    yield f"GPU hours:    estimates, at an assumed {EFFICIENCY:.0%} of the makers' peak FLOP/s; svd_batch/gpus.py says why"
+    yield f"GPU hours:    estimates, at an assumed {EFFICIENCY:.0%} of the makers' peak (why: svd_batch/gpus.py)"
     on_gpu = replace(demand, device_type="cuda")
     prices = job.config.price_per_gpu_hour or {}
     for gpu in GPUS:

@@ -34,6 +34,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def medium_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint of the published architecture at a fifth of its widths, 67 M parameters."""
+    from pocket.architecture import make_random_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "medium"
+    make_random_checkpoint(folder, "medium", 0)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures of different sizes and formats."""
     folder = tmp_path_factory.mktemp("pictures")

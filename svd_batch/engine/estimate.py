@@ -97,7 +97,7 @@ def estimate(
     `device_type` is where it will run, `cuda` or `cpu`; this machine needn't have it. What was traced once is
     remembered: profiles share most of it.
     """
-    key = json.dumps({part: configs[part] for part in PARTS}, sort_keys=True)
+    key = _key(configs)
     keeps = memory.offload is Offload.none and speed.reuse_conditioning  # a second encoder, where it is of use
     alone = replace(work, batch_size=1) if device_type == "cpu" else work  # a CPU makes a batch in lanes
     picture = replace(alone, decode_chunk_size=0, guided=False, batch_size=1, deep_cache=False)
@@ -113,6 +113,10 @@ def estimate(
 
 
 # --- the trace --------------------------------------------------------------------------------------------------
+
+
+def _key(configs: Mapping[str, Any]) -> str:
+    return json.dumps({part: configs[part] for part in PARTS}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -239,7 +243,7 @@ def _tracing(run: _Run) -> Iterator[tuple[SVDSweepPipeline, Ledger]]:
         stack.enter_context(mock.patch.object(fast_unet, "on_gpu", functools.partial(_is_cuda, run)))
         stack.enter_context(mock.patch.object(fast_unet, "slices", functools.partial(_first_slices, ledger)))
         for part in parts:
-            _replace_weights(part, lambda t: torch.empty(t.shape, dtype=t.dtype))
+            _replace_weights(part, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype))
             _follow(part, ledger)
         stack.enter_context(mock.patch.object(nn.Module, "_apply", functools.partialmethod(_convert, ledger)))
         yield pipe, ledger

@@ -37,14 +37,19 @@ def _formula(func: Any) -> Any:
 def cpu_workspace_bytes(func: Any, args: Any, result: Any) -> int:
     """Return what a CPU kernel takes beside its result and gives back: for convolutions that is an activation's worth.
 
-    oneDNN reorders what goes in, then what comes out; the fallback for volumes unfolds its input for the whole batch.
+    oneDNN reorders what goes in, then what comes out, but for what is in the channels_last layout; the fallback for
+    volumes unfolds its input for the whole batch.
     Source: ConvParams::use_mkldnn in torch's aten/src/ATen/native/Convolution.cpp, and the allocations of 2.13.
     """
     if func is not torch.ops.aten.convolution.default:
         return 0
     states, weight = args[0], args[1]
     unfolds = weight.ndim == 5 and (torch.get_num_threads() == 1 or math.prod(states.shape[:4]) <= 20480)
-    return int(math.prod(weight.shape[2:]) * states.nbytes if unfolds else max(states.nbytes, result.nbytes))
+    if unfolds:
+        return math.prod(weight.shape[2:]) * int(states.nbytes)
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        return 0 if states.is_contiguous(memory_format=torch.channels_last) else int(states.nbytes)
+    return max(int(states.nbytes), int(result.nbytes))
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]

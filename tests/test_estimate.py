@@ -1,0 +1,233 @@
+"""The estimator: its peaks are the true ones of a CPU, its FLOPs and its figures for SVD-XT those of the real graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.hooks import CpuOffload
+from builders import run_python
+from PIL import Image
+from torch.profiler import profile
+
+from svd_batch.checkpoint import published_configs
+from svd_batch.checkpoint_files import read_configs
+from svd_batch.config import MemoryConfig, SpeedConfig
+from svd_batch.engine import estimate as module
+from svd_batch.engine.estimate import RESIDENT, Estimate, Work, estimate
+from svd_batch.engine.memory import apply_speed
+from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
+from svd_batch.profiles import PROFILES
+
+GB, GIB = 10**9, 2**30
+EXACT = SpeedConfig()
+OFF = SpeedConfig(
+    **{f.name: False for f in dataclasses.fields(SpeedConfig) if f.name != "batch_size"},
+    batch_size=1,
+)
+SPLIT = MemoryConfig(split_guidance=True)
+XT = Work(25, 576, 1024, "float16", guided=True, decode_chunk_size=2)
+
+
+def of_xt(memory: MemoryConfig, speed: SpeedConfig = EXACT, **changes: Any) -> Estimate:
+    return estimate(published_configs(), dataclasses.replace(XT, **changes), memory, speed, "cuda")
+
+
+# --- against what is true ---------------------------------------------------------------------------------------
+
+
+def loaded(folder: Path, memory: MemoryConfig, speed: SpeedConfig) -> SVDSweepPipeline:
+    pipe = SVDSweepPipeline.from_pretrained(folder, variant="fp16", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    apply_speed(pipe, speed, memory, "cpu")
+    return pipe
+
+
+def true_bytes(pipe: SVDSweepPipeline, side: int, chunk: int) -> int:
+    """Return the most that torch's allocator gave out during a call, by the profiler's own count."""
+    with profile(profile_memory=True) as profiler:
+        pipe(
+            Image.new("RGB", (side, side), (90, 40, 20)),
+            height=side,
+            width=side,
+            num_frames=3,
+            num_inference_steps=1,
+            decode_chunk_size=chunk,
+            output_type="pt",
+            generator=torch.manual_seed(0),
+        )
+    live = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize(
+    ("memory", "speed"),
+    [(PROFILES["fast"], OFF), (PROFILES["balanced"], OFF), (PROFILES["fast"], EXACT), (SPLIT, OFF), (SPLIT, EXACT)],
+    ids=["fast, stock", "balanced, stock", "fast", "split, stock", "split"],
+)
+def test_peaks_are_within_15_percent_of_what_torch_allocates(
+    memory: MemoryConfig, speed: SpeedConfig, chunk: int, tiny_checkpoint: Path
+) -> None:
+    pipe = loaded(tiny_checkpoint, memory, speed)
+    parts = (pipe.unet, pipe.vae, pipe.image_encoder)
+    weights = sum(t.nbytes for part in parts for t in (*part.parameters(), *part.buffers()))
+    work = Work(3, 192, 192, "float32", guided=True, decode_chunk_size=chunk)
+    estimated = estimate(read_configs(tiny_checkpoint), work, memory, speed, "cpu").peak_bytes - weights
+    assert estimated == pytest.approx(true_bytes(pipe, 192, chunk), rel=0.15)
+
+
+RESIDENT_CODE = """
+import sys
+from pathlib import Path
+import torch
+from PIL import Image
+from svd_batch.config import MemoryConfig, SpeedConfig
+from svd_batch.engine.machine import peak_resident_bytes, reset_peak_resident_bytes
+from svd_batch.engine.memory import apply_speed
+from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
+
+torch.set_num_threads(1)
+pipe = SVDSweepPipeline.from_pretrained(sys.argv[1], variant="fp16", torch_dtype=torch.float32)
+pipe.set_progress_bar_config(disable=True)
+apply_speed(pipe, SpeedConfig(), MemoryConfig(), "cpu")
+common = dict(num_frames=4, num_inference_steps=1, decode_chunk_size=2, output_type="pt")
+pipe(Image.new("RGB", (64, 64)), height=64, width=64, generator=torch.manual_seed(0), **common)
+pipe.known.clear()
+resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+reset_peak_resident_bytes()
+pipe(Image.new("RGB", (512, 384)), height=384, width=512, generator=torch.manual_seed(0), **common)
+print(peak_resident_bytes() - resident)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells it")
+def test_peaks_are_within_15_percent_of_what_the_system_gives_the_process(medium_checkpoint: Path) -> None:
+    configs = read_configs(medium_checkpoint)
+    given = run_python(
+        RESIDENT_CODE, str(medium_checkpoint), MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0"
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        work = Work(4, 384, 512, "float32", guided=True, decode_chunk_size=2)
+        whole = estimate(configs, work, MemoryConfig(), EXACT, "cpu").peak_bytes
+    finally:
+        torch.set_num_threads(threads)
+    weights = 4 * sum(parameters(configs).values())
+    assert whole == pytest.approx(weights + int(given.stdout), rel=0.15)
+
+
+def parameters(configs: dict[str, Any]) -> dict[str, int]:
+    """Return the number of parameters of each part that the estimator builds."""
+    pipe = module._build(module._Run(module._key(configs), XT, dataclasses.astuple(OFF), "cuda", True))
+    return {part: sum(p.numel() for p in getattr(pipe, part).parameters()) for part in module.PARTS}
+
+
+def test_model_offload_leaves_on_the_gpu_what_the_real_hooks_leave(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = loaded(tiny_checkpoint, MemoryConfig(), OFF)
+    pipe.enable_model_cpu_offload(device="cpu")  # the chain is the same, whatever the device
+    names = {id(getattr(pipe, name)): name for name in ("unet", "vae", "image_encoder")}
+    resident: set[str] = set()
+    seen: list[tuple[str, ...]] = []
+    stock = CpuOffload.pre_forward
+
+    def spy(self: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.prev_module_hook is not None:
+            resident.discard(names[id(self.prev_module_hook.model)])
+        resident.add(names[id(module)])
+        seen.append(tuple(sorted(resident)))
+        return stock(self, module, *args, **kwargs)
+
+    monkeypatch.setattr(CpuOffload, "pre_forward", spy)
+    pipe(Image.new("RGB", (32, 32)), height=32, width=32, num_frames=3, num_inference_steps=1, output_type="pt")
+    assert list(dict.fromkeys(seen)) == [tuple(sorted(parts)) for parts in RESIDENT.values()]
+
+
+# --- SVD-XT -----------------------------------------------------------------------------------------------------
+
+
+def test_the_published_configs_are_svd_xt_to_the_parameter() -> None:
+    from pocket.architecture import SIZES, build_shapes, count_parameters
+
+    assert parameters(published_configs()) == count_parameters(build_shapes(SIZES["full"]))
+
+
+def test_stock_svd_xt_takes_the_flops_that_were_counted_before() -> None:
+    stock = of_xt(PROFILES["fast"], OFF, decode_chunk_size=8)
+    assert stock.denoise_flops == pytest.approx(160e12, rel=0.01)
+    assert stock.decode_flops == pytest.approx(174e12, rel=0.01)
+    assert stock.flops(25) == pytest.approx(4.17e15, rel=0.01)
+
+
+def test_at_the_guides_chunk_minimal_takes_at_most_6_5_gib_and_low_at_most_8_gb() -> None:
+    assert of_xt(PROFILES["minimal"]).peak_bytes <= 6.5 * GIB
+    assert of_xt(PROFILES["low"]).peak_bytes <= 8 * GB
+
+
+def test_each_profile_takes_less_than_the_one_before_it() -> None:
+    peaks = [of_xt(memory).peak_bytes for memory in PROFILES.values()]
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == len(peaks)
+
+
+def test_every_profile_takes_no_more_than_stock_with_all_its_tricks_or_at_its_fastest() -> None:
+    tricks = MemoryConfig(offload=PROFILES["low"].offload, forward_chunking=True)
+    for chunk in (1, 2, 8):
+        assert (
+            of_xt(PROFILES["balanced"], decode_chunk_size=chunk).peak_bytes
+            <= 1.02 * of_xt(PROFILES["fast"], OFF, decode_chunk_size=chunk).peak_bytes
+        )
+        assert (
+            of_xt(PROFILES["low"], decode_chunk_size=chunk).peak_bytes
+            <= of_xt(tricks, OFF, decode_chunk_size=chunk).peak_bytes
+        )
+
+
+# --- what it depends on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_a_batch_takes_its_videos_activations_and_the_weights_once(device_type: str, tiny_checkpoint: Path) -> None:
+    work = Work(3, 64, 64, "float32", guided=True, decode_chunk_size=1)
+    configs = read_configs(tiny_checkpoint)
+    alone, four = (
+        estimate(configs, dataclasses.replace(work, batch_size=n), MemoryConfig(), EXACT, device_type) for n in (1, 4)
+    )
+    assert 3.5 * alone.denoise_flops < four.denoise_flops <= 4.1 * alone.denoise_flops
+    assert alone.peaks["denoise"] < four.peaks["denoise"] < 4 * alone.peaks["denoise"]
+
+
+def test_without_guidance_a_step_takes_half_of_the_flops(tiny_checkpoint: Path) -> None:
+    work = Work(3, 32, 32, "float32", guided=True, decode_chunk_size=1)
+    configs = read_configs(tiny_checkpoint)
+    both = estimate(configs, work, MemoryConfig(), OFF, "cpu").denoise_flops
+    one = estimate(configs, dataclasses.replace(work, guided=False), MemoryConfig(), OFF, "cpu").denoise_flops
+    assert both == 2 * one
+
+
+def test_slices_that_are_not_traced_are_counted() -> None:
+    """A CPU's slices are so many at SVD-XT's size that two of them stand for the rest."""
+    whole = of_xt(PROFILES["fast"], EXACT).denoise_flops
+    sliced = estimate(published_configs(), XT, PROFILES["fast"], EXACT, "cpu").denoise_flops
+    assert sliced == pytest.approx(whole, rel=1e-3)
+
+
+def test_deep_features_that_are_kept_take_memory(tiny_checkpoint: Path) -> None:
+    work = Work(3, 64, 64, "float32", guided=True, decode_chunk_size=1)
+    configs = read_configs(tiny_checkpoint)
+    without, with_features = (
+        estimate(configs, dataclasses.replace(work, deep_cache=kept), MemoryConfig(), EXACT, "cpu")
+        for kept in (False, True)
+    )
+    assert with_features.peaks["denoise"] > without.peaks["denoise"]
+    assert with_features.denoise_flops == without.denoise_flops
