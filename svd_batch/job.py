@@ -14,6 +14,7 @@ from svd_batch.errors import UserError
 from svd_batch.images import check_readable
 from svd_batch.manifest import Manifest, bundled_manifest, read_manifest
 from svd_batch.plan import Plan, Request, Seeds, make_plan
+from svd_batch.profiles import check_compile
 from svd_batch.records import ImageRecord
 from svd_batch.store import Store
 from svd_batch.sweep import TRAINED_MOTION_BUCKETS
@@ -45,6 +46,7 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
     """
     if config.output is None:
         raise UserError("output: none given")
+    check_compile(config.memory, config.speed)
     store = Store(Path(config.output).expanduser())
     store.check_ours()
     folder = checkpoint.local_folder(config.model)

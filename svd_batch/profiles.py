@@ -84,8 +84,8 @@ def check_compile(memory: MemoryConfig, speed: SpeedConfig) -> None:
     if must_compile(speed) and reason is not None:
         going = ", ".join(candidates("cuda", compiled=True))
         raise UserError(
-            f"speed.compile: {speed.compile.value} doesn't go with memory.offload={memory.offload.value}, since {reason}; "
-            f"give memory={going.replace(', ', ' or memory=')}, or speed.compile=auto"
+            f"speed.compile: {speed.compile.value} doesn't go with memory.offload={memory.offload.value}, since "
+            f"{reason}; give memory={going.replace(', ', ' or memory=')}, or speed.compile=auto"
         )
 
 

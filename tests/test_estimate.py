@@ -15,7 +15,7 @@ from torch.profiler import profile
 
 from svd_batch.checkpoint import published_configs
 from svd_batch.checkpoint_files import read_configs
-from svd_batch.config import MemoryConfig, SpeedConfig
+from svd_batch.config import Compile, MemoryConfig, SpeedConfig
 from svd_batch.engine import estimate as module
 from svd_batch.engine.estimate import RESIDENT, Estimate, Work, estimate
 from svd_batch.engine.memory import apply_speed
@@ -25,8 +25,9 @@ from svd_batch.profiles import PROFILES
 GB, GIB = 10**9, 2**30
 EXACT = SpeedConfig()
 OFF = SpeedConfig(
-    **{f.name: False for f in dataclasses.fields(SpeedConfig) if f.name != "batch_size"},
+    **{f.name: False for f in dataclasses.fields(SpeedConfig) if isinstance(f.default, bool)},
     batch_size=1,
+    compile=Compile.off,
 )
 SPLIT = MemoryConfig(split_guidance=True)
 XT = Work(25, 576, 1024, "float16", guided=True, decode_chunk_size=2)

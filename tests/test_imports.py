@@ -73,7 +73,9 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_module(module: str):
     assert not top & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["errors.py", "records.py", "sweep.py", "ids.py", "quality.py"])
+@pytest.mark.parametrize(
+    "module", ["errors.py", "records.py", "sweep.py", "ids.py", "quality.py", "gpus.py", "profiles.py"]
+)
 def test_a_pure_module_imports_the_standard_library_and_us_alone(module: str):
     packages = {name.split(".")[0] for name, _ in imports(module)}
     assert packages <= {*sys.stdlib_module_names, "svd_batch"}
@@ -87,14 +89,18 @@ def test_a_pure_module_imports_the_standard_library_and_us_alone(module: str):
         ("ids.py", {"records"}),
         ("sweep.py", {"errors", "records"}),
         ("quality.py", {"records", "sweep"}),
-        ("config.py", {"errors", "records", "sweep"}),
+        ("config.py", {"errors", "records", "sweep", "gpus"}),
+        ("gpus.py", set()),
+        ("profiles.py", {"config", "errors"}),
         ("plan.py", {"ids", "records", "sweep"}),
         ("store.py", {"errors", "records"}),
         ("video.py", {"config"}),
         ("images.py", {"config", "errors", "records"}),
         ("explain.py", {"config", "errors"}),
         ("console.py", set()),
-        ("engine/pipeline.py", {"config", "engine", "errors", "images", "records"}),
+        ("engine/pipeline.py", {"checkpoint_files", "config", "engine", "errors", "images", "records", "profiles"}),
+        ("engine/estimate.py", {"config", "engine"}),
+        ("engine/ledger.py", set()),
         ("engine/machine.py", {"config", "errors"}),
     ],
 )

@@ -412,3 +412,17 @@ def test_the_jobs_of_a_multirun_are_named_by_what_varies_and_leave_nothing_of_hy
     assert command_line.main(["run", "backend=serial", *tiny, f"manifest={pets}", "--multirun", *grid]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
     assert {p.name for p in (tmp_path / "outputs").iterdir()} == {"pets-generation.fps_5", "pets-generation.fps_7"}
+
+
+def test_a_run_tells_which_profile_auto_took_and_why_and_its_rows_tell_it_too(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("memory=auto")
+    assert code == 0
+    assert out.count("memory=auto took fast: it needs about") == 1
+    assert {row["memory_profile"] for row in rows(tmp_path / "out")} == {"fast"}
+
+
+def test_a_run_tells_on_ray_too_which_profile_auto_took(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("memory=auto", "backend=ray")
+    assert code == 0
+    assert out.count("memory=auto took fast: it needs about") == 1
+    assert {row["memory_profile"] for row in rows(tmp_path / "out")} == {"fast"}

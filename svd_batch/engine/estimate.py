@@ -125,7 +125,7 @@ class _Run:
 
     key: str
     work: Work
-    speed: tuple[bool, ...]
+    speed: tuple[Any, ...]
     device_type: str
     keeps_encoder: bool
     chunks: bool = False

@@ -46,7 +46,7 @@ def cpu_workspace_bytes(func: Any, args: Any, result: Any) -> int:
     states, weight = args[0], args[1]
     unfolds = weight.ndim == 5 and (torch.get_num_threads() == 1 or math.prod(states.shape[:4]) <= 20480)
     if unfolds:
-        return math.prod(weight.shape[2:]) * int(states.nbytes)
+        return int(math.prod(weight.shape[2:]) * states.nbytes)
     if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         return 0 if states.is_contiguous(memory_format=torch.channels_last) else int(states.nbytes)
     return max(int(states.nbytes), int(result.nbytes))
