@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +234,10 @@ def test_deep_features_that_are_kept_take_memory(tiny_checkpoint: Path) -> None:
     )
     assert with_features.peaks["denoise"] > without.peaks["denoise"]
     assert with_features.denoise_flops == without.denoise_flops
+
+
+@pytest.mark.slow
+def test_the_page_on_memory_is_what_the_estimator_says() -> None:
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, str(root / "benchmarks/memory.py"), "--check"], check=False)
+    assert done.returncode == 0, "run benchmarks/memory.py"

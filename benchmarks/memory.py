@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Write docs/memory.md: what SVD-XT takes of a GPU, stock and with each memory profile, estimated without a GPU.
+
+.venv/bin/python benchmarks/memory.py            # a minute
+.venv/bin/python benchmarks/memory.py --check    # fails when the page is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from svd_batch.checkpoint import published_configs
+from svd_batch.config import Compile, MemoryConfig, Offload, SpeedConfig
+from svd_batch.engine.estimate import Estimate, Work, estimate
+from svd_batch.gpus import CONTEXT_BYTES, EFFICIENCY, GPUS, video_seconds
+from svd_batch.profiles import COMPILES, MARGIN_BYTES, MARGIN_SHARE, PROFILES
+
+PAGE = Path(__file__).resolve().parent.parent / "docs/memory.md"
+CHUNKS = (8, 2, 1)
+STOCK = SpeedConfig(False, False, False, False, False, False, False, False, 1, Compile.off)
+STOCK_ROWS = {
+    "stock diffusers, all on the GPU": MemoryConfig(),
+    "stock diffusers, `enable_model_cpu_offload` and `unet.enable_forward_chunking`": MemoryConfig(
+        offload=Offload.model, forward_chunking=True
+    ),
+    "stock diffusers, `enable_sequential_cpu_offload` and `unet.enable_forward_chunking`": MemoryConfig(
+        offload=Offload.sequential, forward_chunking=True
+    ),
+}
+
+
+def of_xt(memory: MemoryConfig, speed: SpeedConfig, chunk: int) -> Estimate:
+    """Return the estimate of one video of 25 frames of 1024x576 in float16, with guidance."""
+    work = Work(25, 576, 1024, "float16", guided=True, decode_chunk_size=chunk)
+    return estimate(published_configs(), work, memory, speed, "cuda")
+
+
+def table() -> Iterator[str]:
+    """Yield the lines of the table of peaks."""
+    yield "| GiB at decode_chunk_size | " + " | ".join(map(str, CHUNKS)) + " | while denoising |"
+    yield "|---|" + "---|" * (len(CHUNKS) + 1)
+    ours = {f"`memory={name}`": (memory, SpeedConfig()) for name, memory in PROFILES.items()}
+    for name, settings in {**{n: (m, STOCK) for n, m in STOCK_ROWS.items()}, **ours}.items():
+        estimates = [of_xt(*settings, chunk) for chunk in CHUNKS]
+        peaks = [f"{e.peak_bytes / 2**30:.2f}" for e in estimates]
+        yield f"| {name} | {' | '.join(peaks)} | {estimates[0].peaks['denoise'] / 2**30:.2f} |"
+
+
+def compute() -> Iterator[str]:
+    """Yield the lines of the table of FLOPs."""
+    yield "| TFLOP | CLIP | VAE encoding | a step | decoding | a video of 25 steps |"
+    yield "|---|---|---|---|---|---|"
+    for name, speed in (("stock diffusers", STOCK), ("`speed=exact`", SpeedConfig())):
+        taken = of_xt(PROFILES["fast"], speed, 8)
+        parts = (taken.clip_flops, taken.encode_flops, taken.denoise_flops, taken.decode_flops, taken.flops(25))
+        yield f"| {name} | " + " | ".join(f"{part / 1e12:.1f}" for part in parts) + " |"
+
+
+def gpus() -> Iterator[str]:
+    """Yield the lines of the table of GPUs."""
+    yield "| GPU | GiB | peak TFLOP/s | estimated seconds a video | source |"
+    yield "|---|---|---|---|---|"
+    flops = of_xt(PROFILES["fast"], SpeedConfig(), 8).flops(25)
+    for gpu in GPUS:
+        seconds = video_seconds(flops, gpu)
+        yield f"| {gpu.name} | {gpu.memory_gib} | {gpu.peak_tflops:g} | {seconds:.0f} | <{gpu.source}> |"
+
+
+def compiles() -> Iterator[str]:
+    """Yield the lines of the table of memory and compilation."""
+    yield "| memory | `speed.compile=regional` or `whole` |"
+    yield "|---|---|"
+    for name, memory in PROFILES.items():
+        reason = COMPILES[memory.offload]
+        yield f"| `{name}` | {'goes' if reason is None else f'refused: {reason}'} |"
+    yield "| `auto` | goes; only profiles that do are taken |"
+
+
+PAGE_TEXT = """# Memory and FLOPs
+
+Written by `benchmarks/memory.py`. **Estimates, made without a GPU**: the real graph of each setting, run on fake
+tensors (`svd_batch/engine/estimate.py`). On a CPU the same estimator is within 15 % of the true peaks, by torch's
+profiler and by what the system gives the process (`tests/test_estimate.py`). On a GPU nothing was measured yet.
+
+## SVD-XT, 25 frames of 1024x576, float16, with guidance, one video at a time
+
+{peaks}
+
+The pixels are those of stock diffusers at the same decode_chunk_size, which itself changes them. At 8 decoding
+decides, about 1 GiB a frame, and no profile changes that.
+
+Included: weights on the GPU (with offload, what diffusers' and accelerate's hooks leave there), activations, latents,
+embeddings, frames, and the second, float32 encoder of `speed.reuse_conditioning` (fast and balanced). Not included:
+the CUDA context (about {context:.1f} GiB), workspaces of cuDNN and cuBLAS, and what the allocator loses to fragments.
+For these `memory=auto` wants {share:.0%} and {margin:g} GiB more to be free than the estimate says.
+
+## FLOPs
+
+{compute}
+
+## GPUs
+
+{gpus}
+
+Peaks are dense float16 with float32 sums. Seconds assume {efficiency:.0%} of the peak on every GPU;
+`svd_batch/gpus.py` says where that comes from. `plan` prints hours with these, and money where `price_per_gpu_hour`
+is given.
+
+## Memory and compilation
+
+{compiles}
+
+`speed.compile=auto` compiles nothing beside offload. The estimates are of the graph that isn't compiled.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    tables = {"peaks": table(), "compute": compute(), "gpus": gpus(), "compiles": compiles()}
+    return PAGE_TEXT.format(
+        **{name: "\n".join(lines) for name, lines in tables.items()},
+        context=CONTEXT_BYTES / 2**30,
+        share=MARGIN_SHARE,
+        margin=MARGIN_BYTES / 2**30,
+        efficiency=EFFICIENCY,
+    )
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when the page is out of date")
+    check = parser.parse_args().check
+    text = page()
+    if check:
+        return int(not PAGE.exists() or PAGE.read_text() != text)
+    PAGE.write_text(text)
+    print(f"{PAGE.name} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
