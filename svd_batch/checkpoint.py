@@ -9,12 +9,15 @@ import errno
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from svd_batch.checkpoint_files import (
     CONFIGS,
+    INDEX,
     Configs,
     Tensor,
     check_fits_config,
@@ -183,16 +186,21 @@ def known_configs(model: ModelConfig, revision: str | None) -> Configs | None:
     folder = local_folder(model)
     if folder is not None:
         return read_configs(folder)
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    try:
-        files = [
-            str(hf_hub_download(model.id, name, revision=revision or model.revision, local_files_only=revision is None))
-            for name in CONFIGS.values()
-        ]
-    except Exception:  # offline, gated or not there: what is raised depends on the hub client's version
-        return published_configs() if model.id in PUBLISHED else None
-    return read_configs(Path(files[0]).parent.parent)  # …/snapshots/<commit>/unet/config.json
+    cached = [
+        try_to_load_from_cache(model.id, name, revision=revision or model.revision)
+        for name in (INDEX, *CONFIGS.values())
+    ]
+    if all(isinstance(file, str) for file in cached):
+        return read_configs(Path(str(cached[0])).parent)
+    if revision is not None:
+        # not into the cache: half of a checkpoint there would look like one that was fetched
+        with suppress(Exception), tempfile.TemporaryDirectory(prefix="svdb-configs-") as temporary:
+            for name in (INDEX, *CONFIGS.values()):  # gated or gone: what is raised depends on the client's version
+                hf_hub_download(model.id, name, revision=revision, local_dir=temporary)
+            return read_configs(Path(temporary))
+    return published_configs() if model.id in PUBLISHED else None
 
 
 def published_configs() -> Configs:

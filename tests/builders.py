@@ -77,6 +77,7 @@ def make_record(video_id: str = "ab" * 10, image_id: str = "cat", **changes: Any
         device_name="cpu",
         torch_threads=2,
         batch_size=1,
+        memory_profile="fast",
         diffusers_version="0.39.0",
         torch_version="2.13.0",
         svd_batch_version="0.1.0",

@@ -291,6 +291,19 @@ def test_frames_that_a_fetched_checkpoint_was_not_trained_on_are_warned_of_once(
         assert result.stderr.count("warning: model.num_frames: 2 frames, and tiny was trained on videos of 3") == 1
 
 
+def test_the_configs_of_a_hubs_checkpoint_are_known_without_its_weights_or_a_trace_in_the_cache(
+    cli: Cli, tmp_path: Path, tiny_checkpoint: Path, tiny: list[str]
+) -> None:
+    with serve(Hub(tiny_checkpoint)) as hub:
+        environment = hub.environment(tmp_path / "home")
+        planned = cli("plan", *tiny, f"model.id={REPO}", "output=out", **environment)
+    assert planned.returncode == 0, planned.stderr
+    assert "GFLOP a video" in planned.stdout
+    assert hub.downloads
+    assert not [name for name in hub.downloads if name.endswith(".safetensors")]
+    assert not list((tmp_path / "home").rglob("config.json"))
+
+
 def test_a_fetched_checkpoint_works_offline(cli: Cli, tmp_path: Path, tiny_checkpoint: Path, tiny: list[str]) -> None:
     overrides = [*tiny, f"model.id={REPO}", "output=out", "backend=serial"]
     with serve(Hub(tiny_checkpoint)) as hub:

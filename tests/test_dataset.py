@@ -67,6 +67,7 @@ COLUMNS = {
     "device_name": "string",
     "torch_threads": "int64",
     "batch_size": "int64",
+    "memory_profile": "string",
     "diffusers_version": "string",
     "torch_version": "string",
     "svd_batch_version": "string",
