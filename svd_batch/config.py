@@ -377,11 +377,19 @@ class Config:
             self._fix_bits()
 
     def _fix_bits(self) -> None:
-        """Fix what may change bits where it is left open; what is given stays."""
+        """Fix what may change bits where it is left open; what is given stays.
+
+        Raises: UserError for a batch: its last one is smaller, so a pixel's last bit would depend on the order of work.
+        """
         if self.backend.torch_threads is None:
             self.backend.torch_threads = 1
         if self.speed.batch_size == "auto":
             self.speed.batch_size = 1
+        if self.speed.batch_size != 1:
+            raise UserError(
+                f"speed.batch_size: {self.speed.batch_size} excludes reproducible=true, since what shares a batch "
+                "depends on what is done already; give 1 or leave it out"
+            )
         if self.speed.compile is Compile.auto:
             self.speed.compile = Compile.off
 

@@ -22,6 +22,7 @@ from svd_batch.config import (
     BackendConfig,
     BackendKind,
     Codec,
+    Compile,
     Config,
     Dtype,
     Fit,
@@ -444,6 +445,18 @@ def test_reproducible_gives_an_actor_one_thread_and_keeps_what_was_given():
     assert composed("reproducible=true", "backend=serial").backend.torch_threads == 1
     assert composed("reproducible=true", "backend.torch_threads=3").backend.torch_threads == 3
     assert composed().backend.torch_threads is None
+
+
+def test_reproducible_leaves_nothing_to_measuring_and_keeps_a_compiler_that_was_asked_for():
+    speed = composed("reproducible=true").speed
+    assert (speed.batch_size, speed.compile) == (1, Compile.off)
+    assert composed("reproducible=true", "speed.compile=regional").speed.compile is Compile.regional
+
+
+def test_reproducible_refuses_a_batch_in_a_sentence():
+    assert composed("reproducible=true", "speed.batch_size=1").speed.batch_size == 1
+    with pytest.raises(UserError, match=r"^speed\.batch_size: 4 excludes reproducible=true, .* give 1 or leave it out"):
+        Config(reproducible=True, speed=SpeedConfig(batch_size=4))
 
 
 def test_a_reproducible_folder_may_not_mix_what_changes_the_last_bit():

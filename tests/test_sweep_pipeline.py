@@ -310,6 +310,7 @@ PER_SAMPLE = ["min_guidance_scale", "max_guidance_scale", "fps", "motion_bucket_
         *(({name: value}, f"`{name}` has to be finite") for name in PER_SAMPLE for value in (math.nan, math.inf)),
         ({"noise_aug_strength": [0.02, math.nan]}, "`noise_aug_strength` has to be finite but is nan"),
         ({"sigmas": [700.0, math.nan]}, "`sigmas` has to be finite"),
+        ({"guidance_sigma_min": math.nan}, "`guidance_sigma_min` has to be finite"),
         ({"motion_bucket_id": -1}, "`motion_bucket_id` has to be from 0 to 255 but is -1"),
         ({"motion_bucket_id": [20, -1]}, "`motion_bucket_id` has to be from 0 to 255 but is -1"),
         ({"max_guidance_scale": [1.0, 3.0]}, "turns guidance on for some samples and off for others"),

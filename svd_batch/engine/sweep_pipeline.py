@@ -129,7 +129,8 @@ class SVDSweepPipeline(StableVideoDiffusionPipeline):  # type: ignore[misc]
         }
         num_samples = count_samples({**cell, "generator": generator}, num_images, num_videos_per_prompt or 1)
         values = {name: spread(value, num_samples) for name, value in cell.items()}
-        check_values({**values, "sigmas": sigmas if sigmas is not None else []})
+        band = {"guidance_sigma_min": [guidance_sigma_min], "guidance_sigma_max": [guidance_sigma_max]}
+        check_values({**values, **band, "sigmas": sigmas if sigmas is not None else []})
         check_guidance(values["min_guidance_scale"], values["max_guidance_scale"])
         repeats = num_samples // num_images
         device = self._execution_device
