@@ -152,7 +152,7 @@ FRAMES = "warning: model.num_frames: 2 frames, and tiny was trained on videos of
 def test_more_motion_than_was_ever_trained_is_warned_of_once(verb: str, override: str, job: Job) -> None:
     code, _, err = job(verb, override, "generation.num_inference_steps=1")
     assert code == 0
-    assert err.count(f"warning: motion_bucket_id: {TOO_LARGE}") == err.count("255") == 1
+    assert err.count(f"warning: motion_bucket_id: {TOO_LARGE}") == err.count("is above 255") == 1
 
 
 def test_a_column_with_more_motion_is_warned_of_once(job: Job, tmp_path: Path, pictures: Path) -> None:
