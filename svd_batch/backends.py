@@ -90,7 +90,11 @@ class SerialBackend:
         self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
     ) -> Iterator[Result]:
         """Yield results in plan order."""
-        self.stage = Generate(replace(generate, torch_threads=self.config.torch_threads))
+        settings = replace(generate, torch_threads=self.config.torch_threads)
+        if self.stage is not None and self.stage.settings != settings:
+            self.stage.close()
+            self.stage = None
+        self.stage = self.stage or Generate(settings)  # a second run goes on with the same pipeline
         _say_all(say, self.stage.take_notes())
         for unit in units:
             for result in self.stage(load_image(unit, load.height, load.width, load.fit)):

@@ -27,6 +27,7 @@ HELP = """usage: svd-batch VERB [ARGUMENTS]
 Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
 
   run [KEY=VALUE ...]       make the videos of a manifest over a sweep
+  refine [KEY=VALUE ...]    draft a sweep, score the drafts, and make the best cells of each picture in final quality
   plan [KEY=VALUE ...]      say what `run` would do, without doing it
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
   report OUTPUT             write the HTML page of a finished or interrupted run
@@ -52,6 +53,9 @@ Most used:
   manifest=FILES            Parquet: a file, a glob, a folder or [a,b]
   model=NAME                {models}; model.id=FOLDER_OR_HUB_ID
   output=FOLDER             the same folder again goes on where it stopped
+  refine.best=K             for `refine`: how many cells of each picture; with `plan`: what that would do
+  refine.metric=NAME        motion (mean change between frames) or likeness (first frame to picture), highest
+                            first, or with refine.target=X nearest first; refine.draft=draft|preview
   seed=N num_seeds=N        or seeds=[42,43] as they are, for every picture
   generation.FIELD=VALUE    motion_bucket_id, noise_aug_strength, fps, num_inference_steps,
                             min_guidance_scale, max_guidance_scale, decode_chunk_size, and the
@@ -73,6 +77,11 @@ Most used:
 
 PURPOSES = {
     "run": "Make the videos of a manifest over a sweep. The same command again does only what is missing.",
+    "refine": (
+        "Make drafts of the whole grid, score each, and make the refine.best cells of each picture in final quality,\n"
+        "that is as the other arguments have them. All goes into one folder, where the column `quality` tells them\n"
+        "apart. The same command again goes on where it stopped, with the same choice."
+    ),
     "plan": "Say what `run` with the same arguments would do: counts, disk, time, pictures that will fail.",
 }
 
@@ -115,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     verbs: dict[str, Callable[[list[str]], int]] = {
         "run": lambda rest: _job("run", rest),
+        "refine": lambda rest: _job("refine", rest),
         "plan": lambda rest: _job("plan", rest),
         "manifest": _manifest,
         "report": _report,
@@ -133,7 +143,7 @@ def _dispatch(arguments: list[str]) -> int:
     return verbs[verb](rest)
 
 
-# --- run and plan: configured by Hydra ----------------------------------------------------------------
+# --- run, refine and plan: configured by Hydra ----------------------------------------------------------------
 
 
 def _job(verb: str, overrides: list[str]) -> int:
@@ -224,6 +234,7 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     from svd_batch.explain import check_known
     from svd_batch.job import cautions, prepare
     from svd_batch.preview import preview
+    from svd_batch.refine import plan_lines, refine
     from svd_batch.run import run
 
     check_known(OmegaConf.to_container(node))  # `+key=value` slips past the typed schema
@@ -234,9 +245,11 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
         job = prepare(config, need_weights=False)
         for caution in cautions(job):
             console.warn(caution)
-        for line in preview(job):
+        for line in preview(job) if config.refine.best is None else plan_lines(job):
             console.say(line)
         return 0
+    if verb == "run" and config.refine.best is not None:
+        raise UserError("refine.best: `run` makes the whole grid in one quality; use the verb `refine`")
     if config.manifest is None:
         console.say(
             "bundled pictures and checkpoint; for the real thing give manifest=YOUR.parquet model=svd_xt output=FOLDER"
@@ -244,7 +257,7 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
             else "bundled pictures; give manifest=YOUR.parquet for your own"
         )
     text = OmegaConf.to_yaml(OmegaConf.structured(config))
-    return run(config, console, config_yaml=text, command=command)
+    return (refine if verb == "refine" else run)(config, console, config_yaml=text, command=command)
 
 
 def default_output(config: Config, overrides: Sequence[str]) -> str:

@@ -77,6 +77,20 @@ class CheckImages(Enum):
     all = "all"
 
 
+class Metric(Enum):
+    """What `refine` scores drafts by; see metrics.py."""
+
+    motion = "motion"
+    likeness = "likeness"
+
+
+class DraftQuality(Enum):
+    """The presets that `refine` may draft in."""
+
+    draft = "draft"
+    preview = "preview"
+
+
 def _check_int(where: str, value: Any, low: int, high: int, other: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         or_else = f" {other}" if other else ""
@@ -194,6 +208,26 @@ class SweepConfig:
     def axes(self) -> dict[str, Any]:
         """Return the axes that are swept."""
         return {k: getattr(self, k) for k in CELL_FIELDS if getattr(self, k) is not None}
+
+
+@dataclass
+class RefineConfig:
+    """For the verb `refine`: drafts of the whole grid, then the best cells of each picture again in final quality."""
+
+    best: int | None = None
+    """Cells of each picture to make in final quality, fewer than the grid has; `refine` needs it, `run` refuses it."""
+    metric: Metric = Metric.motion
+    """Score of a draft: motion (mean change of a pixel, 0 to 1) or likeness (first frame to picture, PSNR in dB)."""
+    target: float | None = None
+    """Take the cells whose score is nearest to this; none takes the highest scores."""
+    draft: DraftQuality = DraftQuality.draft
+    """Quality of the drafts: draft or preview."""
+
+    def __post_init__(self) -> None:
+        if self.best is not None:
+            _check_int("refine.best", self.best, 1, 1_000_000)
+        if self.target is not None:
+            _check_float("refine.target", self.target, 0, 1 if self.metric is Metric.motion else 100)
 
 
 @dataclass
@@ -351,6 +385,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     video: VideoConfig = field(default_factory=VideoConfig)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from svd_batch.config import ModelConfig
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
-from svd_batch.records import CELL_FIELDS, FailureRecord, VideoRecord
+from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, FailureRecord, VideoRecord
 from svd_batch.store import Store, flush, move
 
 _ARROW = {
@@ -70,6 +70,28 @@ def _images(store: Store) -> pa.Table:
     return pq.read_table(path) if path.exists() else pa.table({"image_id": pa.array([], pa.string())})
 
 
+def save_scores(store: Store, scores: pa.Table) -> None:
+    """Keep the columns video_id, refine_metric and refine_score, in place of earlier ones of the same videos."""
+    path = store.plan_dir / "scores.parquet"
+    if path.exists():
+        earlier = pq.read_table(path)
+        gone = pc.invert(pc.is_in(earlier["video_id"], value_set=scores["video_id"]))
+        scores = pa.concat_tables([scores, earlier.filter(gone)])
+    _write(store, scores, path)
+
+
+def _with_scores(store: Store, table: pa.Table) -> pa.Table:
+    """Return the table with the scores that `refine` gave; as it is where there was none."""
+    path = store.plan_dir / "scores.parquet"
+    if not path.exists():
+        return table
+    scores = pq.read_table(path)
+    indices = pc.index_in(table["video_id"], value_set=scores["video_id"])
+    for name in SCORE_COLUMNS:
+        table = table.append_column(name, scores[name].take(indices))
+    return table
+
+
 def compact(store: Store) -> tuple[int, int]:
     """Write metadata.parquet and failures.parquet from the records; return (videos, pictures with a video).
 
@@ -88,7 +110,7 @@ def compact(store: Store) -> tuple[int, int]:
             r.seed,
         ),
     )
-    table = _table(records, VideoRecord)
+    table = _with_scores(store, _table(records, VideoRecord))
     indices = pa.array([position.get(r.image_id) for r in records], pa.int64())
     for name in images.column_names:
         if name != "image_id":

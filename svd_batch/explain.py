@@ -27,7 +27,7 @@ _UNREADABLE = (
 )
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=']+)=(.*)'")
 _TWICE = re.compile(r"Multiple values for (\w+)")
-_GROUPS = ("model", "generation", "quality", "sampler", "sweep", "memory", "speed", "video", "backend")
+_GROUPS = ("model", "generation", "quality", "sampler", "sweep", "refine", "memory", "speed", "video", "backend")
 
 
 def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:

@@ -55,19 +55,28 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
     revision = _revision(config, store, need_weights=need_weights)
     manifest = read_manifest(manifest_specs(config), allow_urls=config.allow_urls)
     settings = folder_settings(config, revision)
-    done = store.done_ids()
-    if done:  # a first try that made nothing binds nobody
+    if store.done_ids():  # a first try that made nothing binds nobody
         check_same_settings(store, settings)
     listed = tuple(config.seeds) if config.seeds is not None else None
     request = Request(config.cells(), Seeds(config.seed, config.num_seeds, listed), pixel_settings(config, revision))
-    plan = make_plan(
+    plan = _plan(config, store, manifest, request)
+    return Job(config, store, manifest, revision, plan, ids.fingerprint(settings))
+
+
+def _plan(config: Config, store: Store, manifest: Manifest, request: Request) -> Plan:
+    done = store.done_ids()
+    return make_plan(
         manifest.images,
         request,
         done=done,
         failed=set() if config.retry_failed else {f.item_id for f in store.failures()},
         recorded_sha256=_recorded_sha256(store) if done else {},
     )
-    return Job(config, store, manifest, revision, plan, ids.fingerprint(settings))
+
+
+def asked_for(job: Job, request: Request) -> Job:
+    """Return the job with other videos asked for, less what its output folder holds by now."""
+    return replace(job, plan=_plan(job.config, job.store, job.manifest, request))
 
 
 def _revision(config: Config, store: Store, *, need_weights: bool) -> str:

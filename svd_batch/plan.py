@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from svd_batch import ids
+from svd_batch.quality import in_quality
 from svd_batch.records import ImageRecord, PlannedVideo, SweepCell, WorkUnit
 from svd_batch.sweep import apply_fixed, check_cell
 
@@ -42,15 +43,24 @@ class Request:
     cells: Sequence[SweepCell]
     seeds: Seeds
     pixel_settings: Mapping[str, Any]
+    quality: str = "final"
+    """The preset put over every cell, over manifest columns too; `final` puts nothing."""
+    chosen: Mapping[str, tuple[SweepCell, ...]] | None = None
+    """The only cells wanted, by image_id; None wants all."""
 
     def image_cells(self, image: ImageRecord) -> tuple[SweepCell, ...]:
         """Return the cells of one image, its fixed fields put in.
 
         Raises: UserError when a column fixes a guidance that doesn't fit the sweep's.
         """
-        if not image.fixed:
-            return tuple(self.cells)
-        return tuple(check_cell(c, f"image {image.image_id}") for c in apply_fixed(self.cells, image.fixed))
+        if self.chosen is not None:
+            return self.chosen.get(image.image_id, ())
+        cells = tuple(self.cells)
+        if image.fixed:
+            cells = tuple(check_cell(c, f"image {image.image_id}") for c in apply_fixed(cells, image.fixed))
+        if self.quality != "final":
+            cells = tuple(dict.fromkeys(in_quality(cell, self.quality) for cell in cells))
+        return cells
 
     def videos(self, image: ImageRecord) -> tuple[PlannedVideo, ...]:
         """Return every video asked for of one image: cells in sweep order, replicates innermost."""

@@ -144,6 +144,10 @@ class VideoRecord:
     """ISO 8601, UTC."""
 
 
+SCORE_COLUMNS = ("refine_metric", "refine_score")
+"""Columns that metadata.parquet has beside a VideoRecord's from a folder's first `refine` on."""
+
+
 @dataclass(frozen=True)
 class FailureRecord:
     """One failed item: an image that would not load (no video_id), or a video that would not generate."""

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -36,10 +36,26 @@ def run(config: Config, console: Console, *, config_yaml: str = "", command: str
     """
     job = prepare(config)
     console.say(describe(job))
+    begin(job, console, config_yaml=config_yaml, command=command)
+    start = time.monotonic()
+    interrupted = False
+    try:
+        with Generation(job, console) as generate:
+            generate(job)
+    except KeyboardInterrupt:
+        interrupted = True
+    return finish(job, console, time.monotonic() - start, num_asked=job.plan.num_todo, interrupted=interrupted)
+
+
+def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None:
+    """Warn of what will fail, check the machine, and write what the output folder keeps of this run.
+
+    Raises: UserError before anything is generated.
+    """
     if job.plan.num_todo:
-        for image, reason in unreadable(job, config.check_images):
+        for image, reason in unreadable(job, job.config.check_images):
             console.warn(f"{image.image_path or image.image_id} will fail: {reason}")
-        _check_here(config)
+        _check_here(job.config)
     for caution in cautions(job):
         console.warn(caution)
     job.store.create()
@@ -47,11 +63,6 @@ def run(config: Config, console: Console, *, config_yaml: str = "", command: str
     if config_yaml:
         job.store.write_config(config_yaml)
     dataset.save_images(job.store, job.manifest.carried)
-    start = time.monotonic()
-    interrupted = False
-    if job.plan.num_todo:
-        interrupted = _generate(job, console)
-    return _finish(job, console, time.monotonic() - start, interrupted)
 
 
 def _check_here(config: Config) -> None:
@@ -92,39 +103,61 @@ def _manifests(run: dict[str, Any], files: list[str]) -> list[str]:
     return list(dict.fromkeys([*files, *run.get("manifest", [])]))
 
 
-def _generate(job: Job, console: Console) -> bool:
-    """Run the plan's units through the backend; return whether it was interrupted."""
-    config = job.config
-    log = job.store.logs_dir / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
-    backend = make_backend(config.backend, verbose=config.verbose)
-    model = config.model
-    if checkpoint.local_folder(model) is None:
-        model = dataclasses.replace(model, revision=job.revision)
-    settings = GenerateSettings(
-        output=str(job.store.root.resolve()),
-        model=model,
-        model_revision=job.revision,
-        memory=config.memory,
-        speed=config.speed,
-        video=config.video,
-        fingerprint=job.fingerprint,
-        reproducible=config.reproducible,
-        heaviest=heaviest_cell(job.plan),
-    )
-    load = LoadSettings(model.height, model.width, config.fit)
-    with _lines_only(console, log, verbose=config.verbose) as lines:
-        try:
-            num_actors = backend.start()
-            units = split_units(job.plan, num_actors)
-            settings = dataclasses.replace(settings, num_videos=math.ceil(job.plan.num_todo / num_actors))
-            with _terminable(), Progress(job.plan.num_todo, lines) as progress:  # Ray's start takes SIGTERM for itself
-                for result in backend.run(units, load, settings, progress.say_once):
-                    progress.update(failed=isinstance(result, FailureRecord))
-        except KeyboardInterrupt:
-            return True
-        finally:
-            backend.stop(job.store.logs_dir)
-    return False
+class Generation:
+    """Makes the videos of jobs that share a configuration: a context manager, called with each job in turn.
+
+    The backend starts with the first job that has something to make and stops at the end. `console` is where lines go
+    meanwhile, since everybody else's output is on its way to a log. An interruption leaves as KeyboardInterrupt.
+    """
+
+    def __init__(self, job: Job, console: Console) -> None:
+        config, model = job.config, job.config.model
+        if checkpoint.local_folder(model) is None:
+            model = dataclasses.replace(model, revision=job.revision)
+        self.console = console
+        self._verbose = config.verbose
+        self._logs = job.store.logs_dir
+        self._backend = make_backend(config.backend, verbose=config.verbose)
+        self._num_actors: int | None = None
+        self._stack = ExitStack()
+        self._load = LoadSettings(model.height, model.width, config.fit)
+        self._settings = GenerateSettings(
+            output=str(job.store.root.resolve()),
+            model=model,
+            model_revision=job.revision,
+            memory=config.memory,
+            speed=config.speed,
+            video=config.video,
+            fingerprint=job.fingerprint,
+            reproducible=config.reproducible,
+        )
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def __call__(self, job: Job) -> None:
+        """Make what the job's plan has to do."""
+        if not job.plan.num_todo:
+            return
+        if self._num_actors is None:
+            self._num_actors = self._start()
+        units = split_units(job.plan, self._num_actors)
+        num_videos = math.ceil(job.plan.num_todo / self._num_actors)
+        settings = dataclasses.replace(self._settings, num_videos=num_videos, heaviest=heaviest_cell(job.plan))
+        with Progress(job.plan.num_todo, self.console) as progress:
+            for result in self._backend.run(units, self._load, settings, progress.say_once):
+                progress.update(failed=isinstance(result, FailureRecord))
+
+    def _start(self) -> int:
+        log = self._logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
+        self.console = self._stack.enter_context(_lines_only(self.console, log, verbose=self._verbose))
+        self._stack.callback(self._backend.stop, self._logs)
+        num_actors = self._backend.start()
+        self._stack.enter_context(_terminable())  # only now: Ray's start takes SIGTERM for itself
+        return num_actors
 
 
 @contextmanager
@@ -154,18 +187,18 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _finish(job: Job, console: Console, seconds: float, interrupted: bool) -> int:
-    """Write tables, card and report; say what came out; return the exit code."""
+def finish(job: Job, console: Console, seconds: float, *, num_asked: int, interrupted: bool) -> int:
+    """Write tables, card and report; say what came out of the videos asked for; return the exit code."""
     from svd_batch.report import write_report
 
-    store, plan = job.store, job.plan
+    store = job.store
     num_rows, num_images = dataset.compact(store)
     dataset.write_card(store, job.config.model, job.revision, num_rows, num_images)
     report = write_report(store.root)
     images = {image.image_id for image in job.manifest.images}
     failures = [f for f in store.failures() if f.image_id in images]
     failed_images = len({f.image_id for f in failures})
-    made = f", {plan.num_todo} asked for now, in {duration(seconds)}" if plan.num_todo else ""
+    made = f", {num_asked} asked for now, in {duration(seconds)}" if num_asked else ""
     total = sum(f.stat().st_size for f in store.root.glob("videos/*/*"))
     console.say(f"videos:   {num_rows} in {store.root / 'videos'} ({size(total)}{made})")
     console.say(f"table:    {store.metadata}")

@@ -30,6 +30,7 @@ from svd_batch.config import (
     MemoryConfig,
     ModelConfig,
     Offload,
+    RefineConfig,
     SpeedConfig,
     SweepConfig,
     VideoConfig,
@@ -83,6 +84,8 @@ def composed(*overrides: str) -> Config:
         *((BackendConfig, "num_gpus", v) for v in (-0.5, NAN, 1.5, 65)),
         *((BackendConfig, "num_cpus", v) for v in (0, -1, NAN, INF, 1025)),
         *((BackendConfig, "torch_threads", v) for v in (0, 1025)),
+        *((RefineConfig, "best", v) for v in (0, -1, 1.5, True)),
+        *((RefineConfig, "target", v) for v in (-0.1, 1.1, NAN, True)),
         *((Config, "seed", v) for v in (-1, 2**63, True)),
         *((Config, "num_seeds", v) for v in (0, 100_001)),
         *((Config, "seeds", v) for v in ([], [1, 1], [-1], [2**63], "42", [1.5], [True], -1, {})),
@@ -93,6 +96,7 @@ def composed(*overrides: str) -> Config:
 )
 def test_a_value_out_of_range_is_refused_naming_its_key(kind: type, key: str, value: Any):
     section = {ModelConfig: "model.", GenerationConfig: "generation.", VideoConfig: "video.", BackendConfig: "backend."}
+    section[RefineConfig] = "refine."
     with pytest.raises(UserError) as caught:
         kind(**{key: value})
     assert str(caught.value).startswith(section.get(kind, "") + key + ":")
@@ -322,6 +326,7 @@ def test_every_group_has_a_file():
         "memory",
         "model",
         "quality",
+        "refine",
         "sampler",
         "speed",
         "sweep",

@@ -1,0 +1,174 @@
+"""Draft, then final: the grid in draft quality, each draft scored, the best cells of each picture in final quality.
+
+Nothing is remembered but the drafts themselves: they are scored from their files, the same files give the same
+choice, and so a run that was killed anywhere goes on with the same command. Knows no Hydra and no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import pyarrow as pa
+
+from svd_batch import dataset, metrics
+from svd_batch.config import Config, Metric, RefineConfig
+from svd_batch.console import Console
+from svd_batch.errors import ItemError, UserError
+from svd_batch.images import fit_image, open_image, read_bytes
+from svd_batch.job import Job, asked_for, describe, prepare
+from svd_batch.preview import preview
+from svd_batch.quality import in_quality
+from svd_batch.records import SCORE_COLUMNS, ImageRecord, PlannedVideo, SweepCell
+from svd_batch.run import Generation, begin, finish
+from svd_batch.video import read_frames
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One draft with its score."""
+
+    draft: PlannedVideo
+    score: float
+
+
+def refine(config: Config, console: Console, *, config_yaml: str = "", command: str = "") -> int:
+    """Do the job and return the exit code, as `run` does.
+
+    Raises: UserError before anything is generated; when a draft's file is damaged, after the drafts are made.
+    """
+    grid = prepare(config)
+    drafts = drafts_of(grid)
+    console.say(f"drafts: {describe(drafts)}")
+    finals = None if drafts.plan.num_todo else _finals(grid, drafts, console)
+    begin(finals or drafts, console, config_yaml=config_yaml, command=command)
+    start, num_asked = time.monotonic(), drafts.plan.num_todo
+    interrupted = False
+    try:
+        with Generation(grid, console) as generate:
+            generate(drafts)
+            finals = finals or _finals(grid, drafts, generate.console)
+            num_asked += finals.plan.num_todo
+            generate(finals)
+    except KeyboardInterrupt:
+        interrupted = True
+    return finish(grid, console, time.monotonic() - start, num_asked=num_asked, interrupted=interrupted)
+
+
+def plan_lines(grid: Job) -> Iterator[str]:
+    """Yield what `plan` prints of a grid with refine.best: the drafts in full, and how many finals follow."""
+    drafts = drafts_of(grid)
+    first, *others = preview(drafts)
+    yield f"drafts: {first}"
+    yield from others
+    best, num_cells = grid.config.refine.best or 0, grid.plan.num_cells
+    at_most = best * grid.plan.num_images * grid.plan.request.seeds.count
+    yield f"finals:       up to {at_most} videos: the best {best} of {num_cells} cells of each picture"
+
+
+def drafts_of(grid: Job) -> Job:
+    """Return the job that drafts a grid.
+
+    Raises: UserError where a draft can't choose between the cells.
+    """
+    settings, cells = grid.config.refine, grid.plan.request.cells
+    if settings.best is None:
+        raise UserError("refine.best: none given; say how many cells of each picture to make in final quality")
+    if settings.best >= len(cells):
+        raise UserError(
+            f"refine.best: {settings.best} of {len(cells)} cells leaves nothing to choose; "
+            + (f"give at most {len(cells) - 1}, or use `run`" if len(cells) > 1 else "sweep more cells, or use `run`")
+        )
+    by_draft: dict[SweepCell, SweepCell] = {}
+    for cell in cells:
+        draft = in_quality(cell, settings.draft.value)
+        if draft == cell:
+            raise UserError(
+                f"refine.draft: the generation settings are those of quality={settings.draft.value} already; "
+                "give those of the final videos, e.g. quality=final"
+            )
+        if draft in by_draft:
+            raise UserError(
+                f"sweep: two cells have the same draft, since {_differing(cell, by_draft[draft])} is what "
+                f"quality={settings.draft.value} sets; sweep something else, or use `run`"
+            )
+        by_draft[draft] = cell
+    return asked_for(grid, replace(grid.plan.request, quality=settings.draft.value))
+
+
+def _differing(a: SweepCell, b: SweepCell) -> str:
+    return ", ".join(name for name, value in vars(a).items() if value != getattr(b, name))
+
+
+def _finals(grid: Job, drafts: Job, console: Console) -> Job:
+    """Score the drafts, write the scores down and return the job of the best cells."""
+    settings = grid.config.refine
+    chosen: dict[str, tuple[SweepCell, ...]] = {}
+    rows: dict[str, float] = {}
+    request = grid.plan.request
+    for image, scored in _scored(drafts):
+        rows |= {one.draft.video_id: one.score for one in scored}
+        cells = {in_quality(cell, settings.draft.value): cell for cell in request.image_cells(image)}
+        chosen[image.image_id] = tuple(cells[draft] for draft in best_cells(scored, settings))
+        by_seed = {(one.draft.cell, one.draft.seed): one.score for one in scored}
+        for final in replace(request, chosen=chosen).videos(image):
+            score = by_seed.get((in_quality(final.cell, settings.draft.value), final.seed))
+            rows |= {} if score is None else {final.video_id: score}
+    finals = asked_for(grid, replace(request, chosen=chosen))
+    console.say(f"finals: {describe(finals)}")
+    if rows:
+        console.say(_spread(settings, rows))
+        columns = (list(rows), [settings.metric.value] * len(rows), list(rows.values()))
+        dataset.save_scores(grid.store, pa.table(dict(zip(("video_id", *SCORE_COLUMNS), columns, strict=True))))
+    return finals
+
+
+def _spread(settings: RefineConfig, scores: Mapping[str, float]) -> str:
+    wanted = "highest" if settings.target is None else f"nearest to {settings.target:g}"
+    low, high = min(scores.values()), max(scores.values())
+    return f"scores: {settings.metric.value} of the drafts from {low:.4g} to {high:.4g}; {wanted} first"
+
+
+def best_cells(scored: Sequence[Scored], settings: RefineConfig) -> list[SweepCell]:
+    """Return the cells of one picture's best drafts, in the grid's order; the seeds of a cell count by their mean.
+
+    Of cells that are equally good the first of the grid are taken.
+    """
+    by_cell: dict[SweepCell, list[float]] = {}
+    for one in scored:
+        by_cell.setdefault(one.draft.cell, []).append(one.score)
+
+    def badness(cell: SweepCell) -> float:
+        mean = fmean(by_cell[cell])
+        return -mean if settings.target is None else abs(mean - settings.target)
+
+    ranked = sorted(by_cell, key=badness)[: settings.best]
+    return [cell for cell in by_cell if cell in ranked]
+
+
+def _scored(drafts: Job) -> Iterator[tuple[ImageRecord, list[Scored]]]:
+    """Yield each picture that has drafts, with its drafts in the grid's order; those that failed are left out."""
+    with ThreadPoolExecutor() as pool:
+        for image in drafts.manifest.images:
+            videos = drafts.plan.request.videos(image)
+            scores = list(pool.map(lambda video, image=image: _score(drafts, image, video), videos))
+            scored = [Scored(v, score) for v, score in zip(videos, scores, strict=True) if score is not None]
+            if scored:
+                yield image, scored
+
+
+def _score(drafts: Job, image: ImageRecord, draft: PlannedVideo) -> float | None:
+    record = drafts.store.read_record(draft.video_id)
+    if record is None:
+        return None
+    try:
+        frames, _ = read_frames(drafts.store.root / record.file_name)
+        if drafts.config.refine.metric is Metric.motion:
+            return metrics.motion(frames)
+        picture = fit_image(open_image(read_bytes(image)), record.height, record.width, drafts.config.fit)
+        return metrics.likeness(frames, picture)
+    except (OSError, ItemError) as error:
+        raise UserError(f"refine: the draft {draft.video_id} can't be scored: {error}") from None
