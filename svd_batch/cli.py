@@ -80,8 +80,9 @@ BENCH_HELP = """usage: svd-batch bench [KEY=VALUE ...] [+sweep=NAME] [--cfg job 
 
 Measure the sweep engine against a plain loop over stock diffusers: the same checkpoint, pictures, cells, seeds,
 threads and files; a picture's whole grid by the one and then by the other, from the picture to the committed file,
-after a warm-up of each. Prints the ratio, its spread, the largest difference of pixels and the seconds a video by
-phase; writes all single times as JSON. Memory holds both models, and the pixels of a picture's grid twice.
+after a first grid of each that isn't counted. Prints the ratio, its spread, the largest difference of pixels and the
+seconds a video by phase; writes all single times as JSON. Memory holds both models, each in a process of its own, and
+the pixels of a picture's grid twice.
 
 Without arguments: two of the bundled pictures, the bundled checkpoint, one cell, three rounds. More to the point:
   svd-batch bench +sweep=motion bench.pictures=4

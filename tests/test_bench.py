@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,18 +17,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import make_cell, make_failure, make_image, make_record
+import yaml
+from builders import make_cell, make_image, make_record
 from conftest import tiny_overrides
 
 from svd_batch import cli as command_line
 from svd_batch.backends import LoadSettings
-from svd_batch.bench.measure import Comparison, Pair, Start, Turn, _made, _Sides, warm_up_unit
+from svd_batch.bench import OFF, _speeds
+from svd_batch.bench.measure import Comparison, Loaded, Pair, Worker, working
+from svd_batch.bench.sides import Start, StockLoop, Sweep, Turn
 from svd_batch.bench.summary import PHASES, lines, summary
-from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
+from svd_batch.config import BenchConfig, Compile, Config, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import UserError
 from svd_batch.records import PlannedVideo, WorkUnit
 from svd_batch.stages import GenerateSettings
 
+LOAD = LoadSettings(32, 32, Fit.crop)
 TWO_CELLS = "sweep.motion_bucket_id=[20,240]"
 
 
@@ -82,18 +86,6 @@ def test_pixels_are_within_the_promise_and_the_worst_video_is_told(comparison: d
     assert comparison["largest_difference"] == max(v["difference"] for v in videos(comparison)) < 1e-4
 
 
-def test_without_shortcuts_the_pixels_are_stocks_to_the_bit(
-    tiny: list[str], pets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "times.json"
-    options = ["bench.rounds=1", "bench.pictures=1", f"bench.json={out}", "speed=off", f"manifest={pets}"]
-    assert command_line.main(["bench", *options, *tiny]) == 0
-    (only,) = json.loads(out.read_text())["comparisons"]
-    assert only["shortcuts"] == []
-    assert only["largest_difference"] == 0
-    assert "shortcuts: none" in capfd.readouterr().out
-
-
 @pytest.mark.parametrize("side", ["stock", "ours"])
 def test_every_part_of_every_video_took_time(side: str, comparison: dict[str, Any]) -> None:
     assert all(video[side][phase] > 0 for video in videos(comparison) for phase in PHASES)
@@ -134,40 +126,45 @@ def test_the_printed_table_has_the_files_figures_and_nothing_of_the_libraries(
     assert "\n".join(lines(comparison)) in measured.out
     assert f"speed-up: {comparison['ratio']:.2f} of 8 videos each" in measured.out
     assert "all times: new/times.json" in measured.out
-    assert all(re.match(r"\d+/16 videos, 0 failed", line) for line in measured.err.splitlines())
+    assert all(re.match(r"\d+/20 videos, 0 failed", line) for line in measured.err.splitlines())
 
 
 def test_the_videos_are_gone_and_the_file_is_all_that_is_left(measured: SimpleNamespace) -> None:
     assert [p.name for p in measured.folder.rglob("*") if p.is_file()] == ["times.json"]
 
 
-def test_each_measures_the_shortcuts_together_and_then_one_by_one(tiny: list[str], pets: Path, tmp_path: Path) -> None:
+def test_each_measures_all_shortcuts_and_then_one_by_one_with_the_others_off() -> None:
+    two = dataclasses.replace(OFF, temporal_conv2d=True, batch_size=4)
+    config = Config(speed=two, bench=BenchConfig(each=True))
+    assert _speeds(config) == [
+        two,
+        dataclasses.replace(OFF, temporal_conv2d=True),
+        dataclasses.replace(OFF, batch_size=4),
+    ]
+    assert _speeds(Config(speed=two)) == [two]
+
+
+def test_each_comparison_is_told_in_the_file_and_on_the_screen(
+    tiny: list[str], pets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "times.json"
     options = ["bench.rounds=1", "bench.pictures=1", f"bench.json={out}", "bench.each=true", f"manifest={pets}"]
-    two = ["speed=off", "speed.temporal_conv2d=true", "speed.reuse_conditioning=true"]
-    assert command_line.main(["bench", *options, *two, *tiny]) == 0
+    assert command_line.main(["bench", *options, "speed=off", "speed.temporal_conv2d=true", *tiny]) == 0
     comparisons = json.loads(out.read_text())["comparisons"]
-    assert [c["shortcuts"] for c in comparisons] == [
-        ["temporal_conv2d", "reuse_conditioning"],
-        ["temporal_conv2d"],
-        ["reuse_conditioning"],
-    ]
-    assert all(c["ratio"] > 0 for c in comparisons)
+    assert [c["shortcuts"] for c in comparisons] == [["temporal_conv2d"], ["temporal_conv2d"]]
+    printed = capfd.readouterr().out
+    assert all("\n".join(lines(c)) in printed for c in comparisons)
 
 
 # --- the two sides ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def sides(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[_Sides]:
-    """Both models, loaded."""
+def settings(tmp_path: Path, tiny_checkpoint: Path) -> GenerateSettings:
     model = ModelConfig(id=str(tiny_checkpoint), name="tiny", num_frames=3, height=32, width=32)
-    settings = GenerateSettings(
+    return GenerateSettings(
         str(tmp_path), model, "r", MemoryConfig(), VideoConfig(), "f", SpeedConfig(), torch_threads=1
     )
-    both = _Sides(settings, LoadSettings(32, 32, Fit.crop))
-    yield both
-    both.stage.close()
 
 
 @pytest.fixture
@@ -179,66 +176,85 @@ def unit(pictures: Path) -> WorkUnit:
 
 
 def test_a_turn_knows_nothing_of_the_picture_from_an_earlier_turn(
-    sides: _Sides, unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
+    settings: GenerateSettings, unit: WorkUnit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sweep = Sweep(settings, LOAD)
     encoded: list[int] = []
-    encode = sides.stage.engine.pipe._encode_picture
-    monkeypatch.setattr(sides.stage.engine.pipe, "_encode_picture", lambda p: encoded.append(len(p)) or encode(p))
+    encode = sweep.stage.engine.pipe._encode_picture
+    monkeypatch.setattr(sweep.stage.engine.pipe, "_encode_picture", lambda p: encoded.append(len(p)) or encode(p))
     for _ in range(2):
-        sides.ours.take(sides.our_turn(unit).records)
+        sweep.turn(unit)
+    sweep.stage.close()
     assert encoded == [1, 1]
 
 
-def test_a_turn_makes_its_videos_again_though_they_were_made_before(sides: _Sides, unit: WorkUnit) -> None:
-    first, second = (sides.pair(number, unit) for number in range(2))
-    assert not set(first.stock.records) & set(second.stock.records)  # what was read back would have the same times
-    assert not set(first.ours.records) & set(second.ours.records)
-    assert sides.ours.store.done_ids() == sides.plain.store.done_ids() == set()
+@pytest.mark.parametrize("kind", [StockLoop, Sweep])
+def test_a_turn_makes_its_videos_again_though_they_were_made_before(
+    kind: type[StockLoop | Sweep], settings: GenerateSettings, unit: WorkUnit
+) -> None:
+    side = kind(settings, LOAD)
+    first, second = side.turn(unit), side.turn(unit)
+    assert not set(first.records) & set(second.records)  # what was read back would have the same times
+    assert all(np.array_equal(a, b) for a, b in zip(first.pixels, second.pixels, strict=True))
+    assert side.committer.store.done_ids() == set()
 
 
-def test_both_models_compute_in_one_and_the_same_thread(sides: _Sides, unit: WorkUnit) -> None:
-    threads: set[str] = set()
-    for owner in (sides.stock.pipe, sides.stage.engine.pipe):
-        owner.unet.register_forward_pre_hook(lambda *_: threads.add(threading.current_thread().name))
-    sides.pair(0, unit)
-    assert len(threads) == 1
-    assert threads != {threading.current_thread().name}
+def test_stock_gets_what_it_has_of_the_memory_settings(settings: GenerateSettings) -> None:
+    chunked = dataclasses.replace(settings, memory=MemoryConfig(forward_chunking=True))
+    plain, saving = (StockLoop(s, LOAD).stock.pipe.unet.down_blocks[1].attentions[0] for s in (settings, chunked))
+    assert plain.transformer_blocks[0]._chunk_size is None
+    assert saving.transformer_blocks[0]._chunk_size == 1
 
 
-def test_a_video_that_fails_ends_the_bench_in_one_sentence() -> None:
-    with pytest.raises(UserError, match="bench: generate failed: ValueError: NaN pixels"):
-        _made(make_failure(stage="generate", error_type="ValueError", error_message="NaN pixels"))
+def test_a_side_has_a_process_of_its_own_that_ends_with_it(settings: GenerateSettings) -> None:
+    with working("ours", settings, LOAD) as ours:
+        assert ours.process.pid not in (None, os.getpid())
+        assert ours.process.is_alive()
+    assert not ours.process.is_alive()
 
 
-def test_the_warm_up_has_the_shapes_of_the_grid_in_few_steps() -> None:
-    cells = [make_cell(motion_bucket_id=20), make_cell(motion_bucket_id=240), make_cell(motion_bucket_id=240, fps=9)]
-    videos = tuple(PlannedVideo(f"{number}", cell, 1, 0) for number, cell in enumerate(cells))
-    warm = warm_up_unit(WorkUnit(make_image(), videos)).videos
-    assert [v.cell for v in warm] == [dataclasses.replace(cell, num_inference_steps=2) for cell in cells]
+def test_without_shortcuts_the_pixels_are_stocks_to_the_bit(settings: GenerateSettings, unit: WorkUnit) -> None:
+    theirs, ours = (kind(dataclasses.replace(settings, speed=OFF), LOAD).turn(unit) for kind in (StockLoop, Sweep))
+    assert all(np.array_equal(a, b) for a, b in zip(theirs.pixels, ours.pixels, strict=True))
 
 
-def test_a_sweep_over_steps_is_warmed_up_once() -> None:
-    cells = [make_cell(num_inference_steps=steps) for steps in (1, 10, 25)]
-    videos = tuple(PlannedVideo(f"{number}", cell, 1, 0) for number, cell in enumerate(cells))
-    warm = warm_up_unit(WorkUnit(make_image(), videos)).videos
-    assert [v.cell.num_inference_steps for v in warm] == [1, 2]
+def test_what_goes_wrong_in_a_side_is_one_sentence(settings: GenerateSettings, unit: WorkUnit) -> None:
+    gone = dataclasses.replace(unit, image=make_image("a", source="/nowhere.png"))
+    with working("ours", settings, LOAD) as ours, pytest.raises(UserError, match=r"^bench: the sweep engine: load: "):
+        ours.ask(gone)
+
+
+def test_a_side_whose_process_dies_is_one_sentence(settings: GenerateSettings, unit: WorkUnit) -> None:
+    with working("stock", settings, LOAD) as stock:
+        stock.process.kill()
+        stock.process.join()
+        with pytest.raises(UserError, match="bench: stock diffusers: its process died, exit code -9"):
+            stock._answer()
+
+
+def test_a_side_that_does_not_load_is_one_sentence_and_leaves_no_process(settings: GenerateSettings) -> None:
+    nowhere = dataclasses.replace(settings, model=dataclasses.replace(settings.model, id="/nowhere", name="x"))
+    with pytest.raises(UserError, match="bench: the sweep engine: model.id: no such folder"):
+        Worker("ours", nowhere, LOAD)
+    assert not multiprocessing.active_children()
 
 
 # --- the sums -----------------------------------------------------------------------------------------------------
 
 
-def made_up(on_gpu: bool = False) -> Comparison:
+def made_up() -> Comparison:
     """Return two pairs of one video each: stock 6 s and 4 s, of which 1 s and 1 s to commit; ours 3 s and 1 s."""
 
     def turn(wall_s: float, peak: int) -> Turn:
         return Turn(wall_s, (make_record(commit_s=1.0, peak_memory_bytes=peak),))
 
     pairs = (
-        Pair(0, "cat", turn(6.0, 900), turn(3.0, 800), (1e-6,)),
-        Pair(0, "dog", turn(4.0, 950), turn(1.0, 700), (3e-6,)),
+        Pair(0, "cat", turn(6.0, 9 << 30), turn(3.0, 8 << 30), (1e-6,)),
+        Pair(0, "dog", turn(4.0, 5 << 30), turn(1.0, 7 << 30), (3e-6,)),
     )
-    info: Any = None
-    return Comparison(info, Start(2.0, 100, 1.0), Start(3.0, 150, 7.0), pairs, on_gpu, 0)
+    stock = Loaded(Start(2.0, MemoryConfig()), turn(6.5, 4 << 30))
+    ours = Loaded(Start(3.0, MemoryConfig()), turn(9.5, 11 << 30))
+    return Comparison(stock, ours, pairs)
 
 
 def test_the_ratio_weighs_long_pictures_more_and_the_spread_says_how_they_differ() -> None:
@@ -252,8 +268,14 @@ def test_a_loop_that_does_not_commit_is_compared_without_that_time() -> None:
     assert summary(made_up())["ratio_without_stock_commits"] == 8 / 4
 
 
-def test_loading_and_warm_up_count_in_the_ratio_of_a_whole_job() -> None:
-    assert summary(made_up())["ratio_of_100_videos"] == pytest.approx((2 + 1 + 500) / (3 + 7 + 200))
+def test_loading_and_the_first_grid_count_in_the_ratio_of_a_whole_job() -> None:
+    assert summary(made_up())["ratio_of_100_videos"] == pytest.approx((2 + 6.5 + 99 * 5) / (3 + 9.5 + 99 * 2))
+
+
+def test_a_peak_is_the_most_of_all_turns_the_first_included() -> None:
+    result = summary(made_up())
+    assert (result["stock"]["peak_memory_bytes"], result["ours"]["peak_memory_bytes"]) == (9 << 30, 11 << 30)
+    assert "peak memory: 9.00 GiB, 11.00 GiB" in lines(result)
 
 
 def test_a_machine_that_was_slowed_by_other_things_is_told() -> None:
@@ -263,15 +285,9 @@ def test_a_machine_that_was_slowed_by_other_things_is_told() -> None:
     assert not any("measure again" in line for line in lines(summary(even)))
 
 
-def test_a_gpus_peak_leaves_the_other_sides_model_out() -> None:
-    result = summary(made_up(on_gpu=True))
-    assert (result["stock"]["peak_memory_bytes"], result["ours"]["peak_memory_bytes"]) == (950 - 150, 800 - 100)
-    assert "peak GPU memory: 0.00 GiB, 0.00 GiB" in lines(result)
-
-
-def test_a_cpu_has_no_peak_of_its_own_for_each_side() -> None:
-    result = summary(made_up())
-    assert (result["stock"]["peak_memory_bytes"], result["ours"]["peak_memory_bytes"]) == (None, None)
+def test_no_shortcut_is_what_conf_calls_off() -> None:
+    off = yaml.safe_load((command_line.conf_dir() / "speed" / "off.yaml").read_text())
+    assert SpeedConfig(**{**off, "compile": Compile(off["compile"])}) == OFF
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -281,8 +297,8 @@ def test_a_cpu_has_no_peak_of_its_own_for_each_side() -> None:
     ("override", "sentence"),
     [
         ("output=here", "output: bench keeps no videos"),
-        ("backend.num_actors=2", "backend.num_actors: bench runs in one process"),
-        ("backend.address=auto", "backend.address: bench runs in one process"),
+        ("backend.num_actors=2", "backend.num_actors: bench runs on this machine"),
+        ("backend.address=auto", "backend.address: bench runs on this machine"),
         ("bench.rounds=0", "bench.rounds: 0 is not accepted; give a whole number from 1 to 1000"),
         ("bench.pictures=0", "bench.pictures: 0 is not accepted"),
         ("bench.rounds=few", "bench.rounds: 'few' is not accepted; give a whole number"),
@@ -290,6 +306,7 @@ def test_a_cpu_has_no_peak_of_its_own_for_each_side() -> None:
         ("bench.json=''", "bench.json: the empty string is not accepted"),
         ("bench.json=there.json", "bench.json: there.json is there already; give a new file"),
         ("bench.json=there.json/times.json", "bench.json: there.json can't be made"),
+        ("quality=draft", "bench: stock diffusers has no ays10, deep_cache_interval=2, guidance in"),
         ("bench.round=2", "did you mean bench.rounds?"),
     ],
 )

@@ -1,7 +1,7 @@
 """The verb `bench`: the sweep engine against a plain loop over stock diffusers, the same grid in turn.
 
-Knows the job and its configuration; `measure` runs both sides, `stock` is the loop's pipeline, `summary` does the sums.
-Importing this package loads no torch.
+Knows the job and its configuration; `measure` runs both sides, each in a process of its own (`sides`, `stock`), and
+`summary` does the sums. No torch is loaded here.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ from typing import Any
 
 import svd_batch
 from svd_batch.backends import LoadSettings, num_cores
-from svd_batch.bench.summary import lines, summary
-from svd_batch.config import BackendConfig, Config, SpeedConfig
+from svd_batch.bench.measure import compare
+from svd_batch.bench.summary import JOB_VIDEOS, lines, summary
+from svd_batch.config import BackendConfig, Compile, Config, SpeedConfig
 from svd_batch.console import Console, Progress
 from svd_batch.errors import UserError
 from svd_batch.job import Job, prepare
+from svd_batch.quality import approximations
 from svd_batch.records import WorkUnit
 from svd_batch.run import generate_settings, lines_only
 from svd_batch.stages import GenerateSettings, load_image
+
+_SWITCHES = [f.name for f in dataclasses.fields(SpeedConfig) if f.type == "bool"]
+OFF = SpeedConfig(**dict.fromkeys(_SWITCHES, False), batch_size=1, compile=Compile.off)
+"""No shortcut, as conf/speed/off.yaml has it."""
 
 
 def bench(config: Config, console: Console, *, command: str = "") -> int:
@@ -36,13 +42,13 @@ def bench(config: Config, console: Console, *, command: str = "") -> int:
     Raises: UserError for what can't be measured, before anything loads where that can be known.
     """
     _check(config)
-    out = _result_file(config)
     with tempfile.TemporaryDirectory(prefix="svdb-bench-") as folder:
         job = prepare(dataclasses.replace(config, output=str(Path(folder) / "videos")))
         load = LoadSettings(config.model.height, config.model.width, config.fit)
         units = _units(job, load)
+        out = _result_file(config)
         threads = config.backend.torch_threads or num_cores()
-        settings = dataclasses.replace(generate_settings(job), torch_threads=threads)
+        settings = dataclasses.replace(generate_settings(job), torch_threads=threads, num_videos=JOB_VIDEOS)
         console.say(_headline(config, units, threads))
         document = _document(job, threads, command)
         with lines_only(console, Path(folder) / "log", verbose=config.verbose) as ours:
@@ -57,15 +63,16 @@ def _measure(
     settings: GenerateSettings, load: LoadSettings, units: list[WorkUnit], document: dict[str, Any], console: Console
 ) -> None:
     """Compare both sides once, add what was measured to the document, and print it."""
-    from svd_batch.bench.measure import compare
-
     names, rounds = switched_on(settings.speed), document["settings"]["bench"]["rounds"]
-    console.say(f"\nshortcuts: {', '.join(names) or 'none'}; both load and warm up first")
-    with Progress(2 * rounds * sum(len(unit.videos) for unit in units), console) as progress:
+    console.say(f"\nshortcuts: {', '.join(names) or 'none'}; both load and make a first grid")
+    num_videos = len(units[0].videos) + rounds * sum(len(unit.videos) for unit in units)
+    with Progress(2 * num_videos, console) as progress:
         measured = compare(settings, load, units, rounds, progress.update)
-    document["machine"]["device_name"] = measured.info.device_name
-    document["versions"] |= {"torch": measured.info.torch_version, "diffusers": measured.info.diffusers_version}
-    document["process_peak_memory_bytes"] = measured.process_peak_memory_bytes
+    for note in measured.ours.start.notes:
+        console.say(note)
+    record = measured.pairs[0].ours.records[0]
+    document["machine"]["device_name"] = record.device_name
+    document["versions"] |= {"torch": record.torch_version, "diffusers": record.diffusers_version}
     document["comparisons"].append({"shortcuts": names, **summary(measured)})
     for line in lines(document["comparisons"][-1]):
         console.say(line)
@@ -77,7 +84,9 @@ def _check(config: Config) -> None:
         raise UserError("output: bench keeps no videos; leave it out (bench.json=FILE says where the measurements go)")
     for key in ("address", "num_actors", "num_gpus", "num_cpus"):
         if getattr(config.backend, key) != getattr(BackendConfig(), key):
-            raise UserError(f"backend.{key}: bench runs in one process of its own and has no use for it; leave it out")
+            raise UserError(
+                f"backend.{key}: bench runs on this machine without Ray and has no use for it; leave it out"
+            )
 
 
 def _result_file(config: Config) -> Path:
@@ -104,7 +113,7 @@ def _result_file(config: Config) -> Path:
 def _units(job: Job, load: LoadSettings) -> list[WorkUnit]:
     """Return the first pictures, each with its whole grid.
 
-    Raises: UserError for a picture that doesn't load.
+    Raises: UserError for a picture that doesn't load, or an approximation that stock can't do.
     """
     work = islice(job.plan.work(), job.config.bench.pictures)
     units = [WorkUnit(image, videos) for image, videos in work]
@@ -112,18 +121,21 @@ def _units(job: Job, load: LoadSettings) -> list[WorkUnit]:
         error = load_image(unit, load.height, load.width, load.fit).error
         if error is not None:
             raise UserError(f"manifest: {error.image_path or error.image_id} does not load: {error.error_message}")
+        for cell in (video.cell for video in unit.videos):
+            named = approximations(cell)
+            if named not in (None, cell.sampler):
+                raise UserError(f"bench: stock diffusers has no {named}; leave it out, as quality=final does")
     return units
 
 
 def switched_on(speed: SpeedConfig) -> list[str]:
     """Return the names of the shortcuts that are on."""
-    return [name for name, value in dataclasses.asdict(speed).items() if value is True]
+    return [f.name for f in dataclasses.fields(SpeedConfig) if getattr(speed, f.name) != getattr(OFF, f.name)]
 
 
 def _speeds(config: Config) -> list[SpeedConfig]:
     """Return the settings to measure: as configured, then each shortcut by itself where asked for."""
-    names = switched_on(config.speed)
-    alone = [dataclasses.replace(config.speed, **{n: n == name for n in names}) for name in names]
+    alone = [dataclasses.replace(OFF, **{name: getattr(config.speed, name)}) for name in switched_on(config.speed)]
     return [config.speed, *(alone if config.bench.each else [])]
 
 
@@ -141,7 +153,7 @@ def _document(job: Job, threads: int, command: str) -> dict[str, Any]:
     """Return the head of the JSON file: machine, versions and settings."""
     config = job.config
     sections = ("model", "generation", "sweep", "memory", "speed", "video", "bench")
-    others = ("manifest", "seed", "num_seeds", "seeds", "fit")
+    others = ("manifest", "seed", "num_seeds", "seeds", "fit", "reproducible")
     return {
         "format": 1,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

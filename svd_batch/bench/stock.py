@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from svd_batch.config import MemoryConfig, ModelConfig, Offload
-from svd_batch.engine.machine import Laps, device_type, peak_memory_bytes
-from svd_batch.engine.pipeline import Generated
+from svd_batch.engine.machine import Laps, device_type, peak_memory_bytes, reset_peak_resident_bytes
+from svd_batch.engine.pipeline import SIGMAS, Generated
+from svd_batch.profiles import profile_name
 from svd_batch.records import SweepCell
 
 
@@ -25,7 +26,7 @@ class Stock:
     """
 
     def __init__(self, folder: Path, model: ModelConfig, memory: MemoryConfig) -> None:
-        self.model = model
+        self.model, self.memory = model, memory
         self.device = torch.device(device_type())
         self.pipe: Any = StableVideoDiffusionPipeline.from_pretrained(
             folder,
@@ -60,6 +61,8 @@ class Stock:
         """Return one video of a picture (H, W, 3) of the model's size, with its unrounded pixels."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            reset_peak_resident_bytes()
         start = time.perf_counter()
         self._laps = Laps(self.device)
         pixels = self.pipe(
@@ -68,6 +71,7 @@ class Stock:
             width=self.model.width,
             num_frames=self.model.num_frames,
             num_inference_steps=cell.num_inference_steps,
+            sigmas=SIGMAS[cell.sampler],
             min_guidance_scale=cell.min_guidance_scale,
             max_guidance_scale=cell.max_guidance_scale,
             fps=cell.fps,
@@ -79,5 +83,13 @@ class Stock:
         ).frames[0]  # (T, H, W, 3) float in [0, 1]
         self._laps.end("decode")
         frames = (pixels * 255).round().astype(np.uint8)
-        phases = {f"{phase}_s": seconds for phase, seconds in self._laps.seconds.items()}
-        return Generated(frames, time.perf_counter() - start, peak_memory_bytes(self.device), **phases, pixels=pixels)
+        return Generated(
+            frames,
+            batch_size=1,
+            torch_threads=torch.get_num_threads(),
+            generate_s=time.perf_counter() - start,
+            memory_profile=profile_name(self.memory),
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            pixels=pixels,
+            **{f"{phase}_s": seconds for phase, seconds in self._laps.seconds.items()},
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from svd_batch.records import CELL_FIELDS, VideoRecord
 
 if TYPE_CHECKING:
-    from svd_batch.bench.measure import Comparison, Pair, Start, Turn
+    from svd_batch.bench.measure import Comparison, Loaded, Pair
+    from svd_batch.bench.sides import Turn
 
 PHASES = ("condition", "denoise", "decode", "encode", "commit")
 JOB_VIDEOS = 100
@@ -22,8 +22,8 @@ DISTURBED = 1.3
 def summary(comparison: Comparison) -> dict[str, Any]:
     """Return ratios, the seconds of both sides by phase, and every single time."""
     pairs = comparison.pairs
-    stock = _side(comparison.stock, [p.stock for p in pairs], comparison.ours.resident_bytes, comparison.on_gpu)
-    ours = _side(comparison.ours, [p.ours for p in pairs], comparison.stock.resident_bytes, comparison.on_gpu)
+    stock = _side(comparison.stock, [p.stock for p in pairs])
+    ours = _side(comparison.ours, [p.ours for p in pairs])
     commits_s = sum(r.commit_s for p in pairs for r in p.stock.records)
     ratios = [p.stock.wall_s / p.ours.wall_s for p in pairs]
     return {
@@ -39,23 +39,28 @@ def summary(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _side(start: Start, turns: Sequence[Turn], others_bytes: int, on_gpu: bool) -> dict[str, Any]:
-    """Return one side's totals; its peak leaves out what the other side's model held meanwhile."""
+def _side(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Any]:
+    """Return one side's totals."""
     records = [record for turn in turns for record in turn.records]
     wall_s = sum(turn.wall_s for turn in turns)
     phases = {phase: statistics.fmean(getattr(r, f"{phase}_s") for r in records) for phase in PHASES}
     return {
-        **dataclasses.asdict(start),
+        "load_s": loaded.start.load_s,
+        "warm_up_s": loaded.warm_up.wall_s,
+        "num_warm_up_videos": len(loaded.warm_up.records),
         "num_videos": len(records),
         "wall_s": wall_s,
         "seconds_a_video": {**phases, "wall": wall_s / len(records)},
-        "peak_memory_bytes": max(r.peak_memory_bytes for r in records) - others_bytes if on_gpu else None,
+        "peak_memory_bytes": max(r.peak_memory_bytes for r in (*loaded.warm_up.records, *records)),
+        "memory_profiles": sorted({str(r.memory_profile) for r in records}),
+        "batch_sizes": sorted({r.batch_size for r in records}),
     }
 
 
 def _job_s(side: dict[str, Any]) -> float:
-    """Return the seconds of a job of JOB_VIDEOS, loading and warm-up included."""
-    return float(side["load_s"] + side["warm_up_s"] + JOB_VIDEOS * side["seconds_a_video"]["wall"])
+    """Return the seconds of a job of JOB_VIDEOS, of which the warm-up's are the first."""
+    num_left = max(0, JOB_VIDEOS - side["num_warm_up_videos"])
+    return float(side["load_s"] + side["warm_up_s"] + num_left * side["seconds_a_video"]["wall"])
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
@@ -99,10 +104,10 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"{spread['min']:.2f} to {spread['max']:.2f}, median {spread['median']:.2f}",
         *_disturbed_line(spread),
         f"  {result['ratio_without_stock_commits']:.2f} against a loop that encodes but neither checks nor flushes",
-        f"  {job:.2f} over a job of {JOB_VIDEOS} videos with loading ({stock['load_s']:.1f} s, {ours['load_s']:.1f} s) "
-        f"and warm-up ({stock['warm_up_s']:.1f} s, {ours['warm_up_s']:.1f} s)",
+        f"  {job:.2f} over a job of {JOB_VIDEOS} videos, with loading ({stock['load_s']:.1f} s, "
+        f"{ours['load_s']:.1f} s) and a first grid ({stock['warm_up_s']:.1f} s, {ours['warm_up_s']:.1f} s)",
         f"largest difference of pixels on [0, 1]: {result['largest_difference']:.1e}",
-        *_memory_line(stock, ours),
+        f"peak memory: {stock['peak_memory_bytes'] / 2**30:.2f} GiB, {ours['peak_memory_bytes'] / 2**30:.2f} GiB",
     ]
 
 
@@ -112,10 +117,3 @@ def _disturbed_line(spread: dict[str, float]) -> list[str]:
     return [
         "  pictures differ so much that something else slowed the machine: trust the median alone, or measure again"
     ]
-
-
-def _memory_line(stock: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    if stock["peak_memory_bytes"] is None:
-        return []
-    peaks = (side["peak_memory_bytes"] / 2**30 for side in (stock, ours))
-    return ["peak GPU memory: {:.2f} GiB, {:.2f} GiB".format(*peaks)]
