@@ -33,6 +33,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   report OUTPUT             write the HTML page of a finished or interrupted run
   verify OUTPUT             check that every video is there, unchanged and playable
   show OUTPUT VIDEO_ID      print a video's row, and how to make it again, also with stock diffusers
+  bench [KEY=VALUE ...]     measure the sweep engine against stock diffusers on this machine
 
 Each has its own --help. `svd-batch --version` prints the version.
 
@@ -73,6 +74,30 @@ Most used:
   --info                    print where the configuration comes from
   --multirun, -m            one job for each combination of comma-separated values, e.g. model=svd,svd_xt
   --config-dir DIR          a folder of your own beside conf/, with sweep/NAME.yaml and the like
+"""
+
+BENCH_HELP = """usage: svd-batch bench [KEY=VALUE ...] [+sweep=NAME] [--cfg job | --info | --multirun | --config-dir D]
+
+Measure the sweep engine against a plain loop over stock diffusers: the same checkpoint, pictures, cells, seeds,
+threads and files; a picture's whole grid by the one and then by the other, from the picture to the committed file,
+after a first grid of each that isn't counted. Prints the ratio, its spread, the largest difference of pixels and the
+seconds a video by phase; writes all single times as JSON. Memory holds both models, each in a process of its own, and
+the pixels of a picture's grid twice.
+
+Without arguments: two of the bundled pictures, the bundled checkpoint, one cell, three rounds. More to the point:
+  svd-batch bench +sweep=motion bench.pictures=4
+  svd-batch bench +sweep=motion model.id=FOLDER model.num_frames=14 model.height=192 model.width=256 bench.rounds=1
+
+  bench.rounds=N            how often each picture's grid is made by both (default 3)
+  bench.pictures=N          the manifest's first N pictures at most (default 2)
+  bench.each=true           measure each shortcut that is on by itself as well
+  bench.json=FILE           a new file for the measurements; default outputs/bench/<model>-<time>.json
+  backend.torch_threads=N   CPU threads of both (default: all cores)
+  memory=NAME               {memories}; stock gets what it has of it: offload, forward chunking
+  speed=NAME                {speeds}: the engine's exact shortcuts, speed.NAME=true or false
+  video=NAME                {videos}
+
+and as in `run`: +sweep, sweep.FIELD, generation.FIELD, manifest, model, seed, num_seeds, seeds, fit. No Ray is started.
 """
 
 PURPOSES = {
@@ -126,6 +151,7 @@ def _dispatch(arguments: list[str]) -> int:
         "run": lambda rest: _job("run", rest),
         "refine": lambda rest: _job("refine", rest),
         "plan": lambda rest: _job("plan", rest),
+        "bench": lambda rest: _job("bench", rest),
         "manifest": _manifest,
         "report": _report,
         "verify": _verify,
@@ -143,13 +169,14 @@ def _dispatch(arguments: list[str]) -> int:
     return verbs[verb](rest)
 
 
-# --- run, refine and plan: configured by Hydra ----------------------------------------------------------------
+# --- run, refine, plan and bench: configured by Hydra ----------------------------------------------------------
 
 
 def _job(verb: str, overrides: list[str]) -> int:
     if "-h" in overrides or "--help" in overrides:
         names = {f"{k[:-1]}ies" if k[-1] == "y" else f"{k}s": " | ".join(v) for k, v in group_options().items()}
-        print(JOB_HELP.format(verb=verb, purpose=PURPOSES[verb], **names), end="")
+        text = BENCH_HELP if verb == "bench" else JOB_HELP.replace("{purpose}", PURPOSES[verb])
+        print(text.format(verb=verb, **names), end="")
         return 0
     codes: list[int] = []
     errors: list[Exception] = []
@@ -230,6 +257,7 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
 def _run_configured(verb: str, node: Any, overrides: list[str], command: str) -> int:
     from omegaconf import OmegaConf
 
+    from svd_batch.config import BenchConfig
     from svd_batch.console import Console
     from svd_batch.explain import check_known
     from svd_batch.job import cautions, prepare
@@ -239,8 +267,14 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
 
     check_known(OmegaConf.to_container(node))  # `+key=value` slips past the typed schema
     config = cast("Config", OmegaConf.to_object(node))  # runs every range check
-    config.output = config.output or default_output(config, overrides)
     console = Console()
+    if verb == "bench":
+        from svd_batch.bench import bench
+
+        return bench(config, console, command=command)
+    if config.bench != BenchConfig():
+        raise UserError(f"bench: {verb} has no use for this section; leave it out, or give the verb bench")
+    config.output = config.output or default_output(config, overrides)
     if verb == "plan":
         job = prepare(config, need_weights=False)
         for caution in cautions(job):

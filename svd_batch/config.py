@@ -353,6 +353,26 @@ def _actor_range(value: Any) -> list[int]:
 
 
 @dataclass
+class BenchConfig:
+    """What the verb `bench` measures; no other verb takes it."""
+
+    rounds: int = 3
+    """How often each picture's grid is made by both sides, in turn."""
+    pictures: int = 2
+    """Pictures to take of the manifest, the first ones, at most."""
+    each: bool = False
+    """Measure each shortcut that is on by itself as well, with both models loaded anew."""
+    json: str | None = None
+    """New file for all that was measured; none is outputs/bench/<model>-<time>.json."""
+
+    def __post_init__(self) -> None:
+        _check_int("bench.rounds", self.rounds, 1, 1000)
+        _check_int("bench.pictures", self.pictures, 1, 100_000)
+        if self.json is not None and not self.json.strip():
+            raise UserError("bench.json: the empty string is not accepted; give a file")
+
+
+@dataclass
 class Config:
     """The whole job."""
 
@@ -390,6 +410,7 @@ class Config:
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
 
     def __post_init__(self) -> None:
         _check_int("seed", self.seed, 0, 2**63 - 1)

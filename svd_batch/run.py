@@ -103,6 +103,24 @@ def _manifests(run: dict[str, Any], files: list[str]) -> list[str]:
     return list(dict.fromkeys([*files, *run.get("manifest", [])]))
 
 
+def generate_settings(job: Job) -> GenerateSettings:
+    """Return what the generating stage is told of the job."""
+    config, model = job.config, job.config.model
+    if checkpoint.local_folder(model) is None:
+        model = dataclasses.replace(model, revision=job.revision)
+    return GenerateSettings(
+        output=str(job.store.root.resolve()),
+        model=model,
+        model_revision=job.revision,
+        memory=config.memory,
+        speed=config.speed,
+        video=config.video,
+        fingerprint=job.fingerprint,
+        reproducible=config.reproducible,
+        heaviest=heaviest_cell(job.plan),
+    )
+
+
 class Generation:
     """Makes the videos of jobs that share a configuration: a context manager, called with each job in turn.
 
@@ -112,8 +130,6 @@ class Generation:
 
     def __init__(self, job: Job, console: Console) -> None:
         config, model = job.config, job.config.model
-        if checkpoint.local_folder(model) is None:
-            model = dataclasses.replace(model, revision=job.revision)
         self.console = console
         self._verbose = config.verbose
         self._logs = job.store.logs_dir
@@ -121,16 +137,7 @@ class Generation:
         self._num_actors: int | None = None
         self._stack = ExitStack()
         self._load = LoadSettings(model.height, model.width, config.fit)
-        self._settings = GenerateSettings(
-            output=str(job.store.root.resolve()),
-            model=model,
-            model_revision=job.revision,
-            memory=config.memory,
-            speed=config.speed,
-            video=config.video,
-            fingerprint=job.fingerprint,
-            reproducible=config.reproducible,
-        )
+        self._settings = generate_settings(job)
 
     def __enter__(self) -> Generation:
         return self
@@ -153,7 +160,7 @@ class Generation:
 
     def _start(self) -> int:
         log = self._logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
-        self.console = self._stack.enter_context(_lines_only(self.console, log, verbose=self._verbose))
+        self.console = self._stack.enter_context(lines_only(self.console, log, verbose=self._verbose))
         self._stack.callback(self._backend.stop, self._logs)
         num_actors = self._backend.start()
         self._stack.enter_context(_terminable())  # only now: Ray's start takes SIGTERM for itself
@@ -161,7 +168,8 @@ class Generation:
 
 
 @contextmanager
-def _lines_only(console: Console, log: Path, *, verbose: bool) -> Iterator[Console]:
+def lines_only(console: Console, log: Path, *, verbose: bool) -> Iterator[Console]:
+    """Yield a console whose lines alone reach the terminal; everybody else's go to `log`, unless verbose."""
     if verbose:
         yield console
         return

@@ -103,6 +103,8 @@ def test_a_pure_module_imports_the_standard_library_and_us_alone(module: str):
         ("engine/estimate.py", {"config", "engine"}),
         ("engine/ledger.py", set()),
         ("engine/machine.py", {"config", "errors"}),
+        ("bench/stock.py", {"config", "engine", "profiles", "records"}),
+        ("bench/summary.py", {"records"}),
     ],
 )
 def test_a_module_knows_no_more_of_us_than_its_room_needs(module: str, rooms: set[str]):
@@ -127,6 +129,7 @@ LIGHT = [
     "svd_batch.verify",
     "svd_batch.dataset",
     "svd_batch.run",
+    "svd_batch.bench",
     "svd_batch.engine",
 ]
 

@@ -85,6 +85,15 @@ class EngineInfo:
     torch_version: str
 
 
+def engine_info(device: torch.device) -> EngineInfo:
+    """Return what computes on a device."""
+    return EngineInfo(
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        diffusers_version=diffusers.__version__,
+        torch_version=torch.__version__,
+    )
+
+
 class Engine:
     """A pipeline held in memory.
 
@@ -160,12 +169,7 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """Return what this engine runs on."""
-        cuda = self.device.type == "cuda"
-        return EngineInfo(
-            device_name=torch.cuda.get_device_name(self.device) if cuda else cpu_name(),
-            diffusers_version=diffusers.__version__,
-            torch_version=torch.__version__,
-        )
+        return engine_info(self.device)
 
     def generate(self, picture: NDArray[np.uint8], cell: SweepCell, seed: int) -> Generated:
         """Return one video of a picture (H, W, 3) of the model's size.
