@@ -299,6 +299,7 @@ def test_no_shortcut_is_what_conf_calls_off() -> None:
         ("output=here", "output: bench keeps no videos"),
         ("backend.num_actors=2", "backend.num_actors: bench runs on this machine"),
         ("backend.address=auto", "backend.address: bench runs on this machine"),
+        ("refine.best=1", "refine.best: bench makes the whole grid"),
         ("bench.rounds=0", "bench.rounds: 0 is not accepted; give a whole number from 1 to 1000"),
         ("bench.pictures=0", "bench.pictures: 0 is not accepted"),
         ("bench.rounds=few", "bench.rounds: 'few' is not accepted; give a whole number"),

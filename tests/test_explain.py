@@ -144,7 +144,7 @@ def test_adding_a_key_that_is_there_is_told_to_leave_the_plus_out(capsys: pytest
 
 def test_a_wrong_verb_is_told_the_verbs(capsys: pytest.CaptureFixture[str]):
     assert main(["rum"]) == 2
-    assert capsys.readouterr().err.startswith("error: unknown verb 'rum'; the verbs are run, plan,")
+    assert capsys.readouterr().err.startswith("error: unknown verb 'rum'; the verbs are run, refine, plan,")
 
 
 def test_one_refusal_does_not_disturb_the_next_plan(capsys: pytest.CaptureFixture[str]):

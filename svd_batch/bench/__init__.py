@@ -82,6 +82,8 @@ def _check(config: Config) -> None:
     """Raise UserError for settings of a job that a benchmark in this process has no use for."""
     if config.output is not None:
         raise UserError("output: bench keeps no videos; leave it out (bench.json=FILE says where the measurements go)")
+    if config.refine.best is not None:
+        raise UserError("refine.best: bench makes the whole grid on both sides; leave it out")
     for key in ("address", "num_actors", "num_gpus", "num_cpus"):
         if getattr(config.backend, key) != getattr(BackendConfig(), key):
             raise UserError(
