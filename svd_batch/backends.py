@@ -91,7 +91,7 @@ class SerialBackend:
     ) -> Iterator[Result]:
         """Yield results in plan order."""
         settings = replace(generate, torch_threads=self.config.torch_threads)
-        if self.stage is not None and self.stage.settings != settings:
+        if self.stage is not None and _same_pipeline(self.stage.settings) != _same_pipeline(settings):
             self.stage.close()
             self.stage = None
         self.stage = self.stage or Generate(settings)  # a second run goes on with the same pipeline
@@ -106,6 +106,11 @@ class SerialBackend:
         if self.stage is not None:
             self.stage.close()
             self.stage = None
+
+
+def _same_pipeline(settings: GenerateSettings) -> GenerateSettings:
+    """Return the settings without what only helps a pipeline to choose how it is loaded."""
+    return replace(settings, num_videos=None, heaviest=None)
 
 
 class RayBackend:

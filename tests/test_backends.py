@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -120,6 +121,24 @@ def test_two_actors_make_the_same_files_as_the_serial_backend(
     hashes = [{r.video_id: r.video_sha256 for r in rs if isinstance(r, VideoRecord)} for rs in (one, two)]
     assert len(hashes[0]) == 6
     assert hashes[0] == hashes[1]
+
+
+def test_a_second_serial_run_of_other_cells_goes_on_with_the_same_pipeline(
+    tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    serial = SerialBackend(BackendConfig(torch_threads=1))
+    engines = []
+    try:
+        for num_videos, steps in ((9, 1), (3, 2)):
+            asked = replace(settings(tmp_path / "out", tiny_checkpoint), num_videos=num_videos)
+            units = make_units(pets, 1, steps=steps)
+            asked = replace(asked, heaviest=units[0].videos[0].cell)
+            assert all(isinstance(r, VideoRecord) for r in serial.run(units, LOAD, asked))
+            assert serial.stage is not None
+            engines.append(serial.stage.engine)
+    finally:
+        serial.stop(tmp_path)
+    assert engines[0] is engines[1]
 
 
 def test_a_pool_may_be_a_range(tmp_path: Path, tiny_checkpoint: Path, pets: Path) -> None:
