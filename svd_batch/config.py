@@ -259,14 +259,14 @@ class SpeedConfig:
     """Replace attention over SVD's single context token by the vector that it always gives."""
     hoist_invariants: bool = True
     """Embed time ids and frame positions once a video, and project before repeating for each frame."""
-    slice_feed_forward: bool = True
-    """Run feed-forward layers over as many tokens as stay in the cache (a CPU's; on a GPU see `memory`)."""
+    slice_feed_forward: Any = "auto"
+    """Run feed-forward layers over as many tokens as stay in the cache; auto: on a CPU (on a GPU see `memory`)."""
     onednn_linear: bool = True
     """Multiply matrices by oneDNN instead of MKL (x86 CPU in float32; twice as fast on AMD)."""
     temporal_conv2d: bool = True
     """Compute convolutions along time in two dimensions, for which a CPU has a faster kernel."""
-    channels_last: bool = True
-    """Keep pictures in the layout in which a CPU convolves up to twice as fast."""
+    channels_last: Any = "auto"
+    """Keep pictures in the layout in which a CPU convolves up to twice as fast; auto: on a CPU."""
     reuse_conditioning: bool = True
     """Ask CLIP and the VAE once for what the cells of one picture share."""
     keep_memory: bool = True
@@ -278,6 +278,10 @@ class SpeedConfig:
     """torch.compile of the UNet: off, regional, whole, or auto, which compiles regions on a GPU where that pays."""
 
     def __post_init__(self) -> None:
+        for key in ("slice_feed_forward", "channels_last"):
+            value = getattr(self, key)
+            if value != "auto" and not isinstance(value, bool):
+                raise UserError(f"speed.{key}: {value!r} is not accepted; give true, false or auto")
         if self.batch_size != "auto":
             _check_int("speed.batch_size", self.batch_size, 1, 1024, "or auto")
 

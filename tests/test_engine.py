@@ -22,6 +22,7 @@ from PIL import Image
 from svd_batch.cli import conf_dir
 from svd_batch.config import Compile, Dtype, MemoryConfig, ModelConfig, Offload, SpeedConfig
 from svd_batch.engine.machine import check_machine, peak_resident_bytes
+from svd_batch.engine.memory import apply_speed
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
@@ -35,7 +36,7 @@ def tiny_model(folder: Path, **changes: Any) -> ModelConfig:
     return ModelConfig(id=str(folder), name="tiny", **{"num_frames": 3, "height": 32, "width": 32, **changes})
 
 
-SHORTCUTS = [field.name for field in dataclasses.fields(SpeedConfig) if field.type == "bool"]
+SHORTCUTS = [f.name for f in dataclasses.fields(SpeedConfig) if f.name not in ("batch_size", "compile")]
 OFF = SpeedConfig(batch_size=1, compile=Compile.off, **dict.fromkeys(SHORTCUTS, False))
 
 
@@ -108,6 +109,22 @@ def test_each_shortcut_reaches_the_pipeline_by_itself(name: str, tiny_checkpoint
         "reuse_conditioning": engine.pipe.known is not None,
     }
     assert [key for key, is_taken in taken.items() if is_taken] == [name]
+
+
+@pytest.mark.parametrize("name", ["channels_last", "slice_feed_forward"])
+@pytest.mark.parametrize(
+    ("value", "device_type", "taken"),
+    [("auto", "cpu", True), ("auto", "cuda", False), (True, "cuda", True), (False, "cpu", False)],
+)
+def test_what_auto_leaves_off_on_a_gpu_can_be_switched_on_there(
+    name: str, value: object, device_type: str, taken: bool, tiny_checkpoint: Path
+) -> None:
+    pipe = SVDSweepPipeline.from_pretrained(tiny_checkpoint, variant="fp16")
+    apply_speed(
+        pipe, dataclasses.replace(OFF, collapse_cross_attention=True, **{name: value}), MemoryConfig(), device_type
+    )
+    layout = any(type(module).__name__ == "FastGroupNorm" for module in pipe.unet.modules())
+    assert {"channels_last": layout, "slice_feed_forward": pipe.unet.switches.slice_feed_forward}[name] is taken
 
 
 def test_the_same_call_twice_gives_the_same_pixels(engine: Engine) -> None:

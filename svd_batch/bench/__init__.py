@@ -31,7 +31,7 @@ from svd_batch.records import WorkUnit
 from svd_batch.run import generate_settings, lines_only
 from svd_batch.stages import GenerateSettings, load_image
 
-_SWITCHES = [f.name for f in dataclasses.fields(SpeedConfig) if f.type == "bool"]
+_SWITCHES = [f.name for f in dataclasses.fields(SpeedConfig) if f.name not in ("batch_size", "compile")]
 OFF = SpeedConfig(**dict.fromkeys(_SWITCHES, False), batch_size=1, compile=Compile.off)
 """No shortcut, as conf/speed/off.yaml has it."""
 

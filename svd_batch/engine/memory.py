@@ -17,12 +17,11 @@ SWITCHES = tuple(field.name for field in dataclasses.fields(Switches))
 def apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type: str) -> None:
     """Make a loaded pipeline take the exact shortcuts and save activations.
 
-    Slices are for speed on a CPU and for memory on a GPU. channels_last is a CPU's: on a GPU torch's group norm turns
-    its input back at every layer.
+    What is left to auto is on for a CPU only: slices are there for memory on a GPU, and with channels_last a GPU's
+    group norm turns its input back at every layer.
     """
-    wanted = {name: bool(getattr(speed, name)) for name in SWITCHES}
-    if device_type != "cpu":
-        wanted |= {"slice_feed_forward": False, "channels_last": False}
+    values = {name: getattr(speed, name) for name in SWITCHES}
+    wanted = {name: device_type == "cpu" if value == "auto" else bool(value) for name, value in values.items()}
     if speed.reuse_conditioning:
         pipe.enable_conditioning_reuse(keep_float32_encoder=memory.offload is Offload.none)
     make_fast(pipe, Switches(**wanted))
