@@ -1,4 +1,6 @@
-"""Frames (T, H, W, 3) uint8 to a video file, and back for checking. Uses the ffmpeg inside imageio-ffmpeg.
+"""Frames (T, H, W, 3) uint8 to a video file, and back. Uses the ffmpeg inside imageio-ffmpeg.
+
+Files are checked by the one inside OpenCV: it needs no process, and starting one costs as much as the encoding.
 
 One encoder thread: the bytes then don't depend on the machine's number of cores.
 """
@@ -6,6 +8,7 @@ One encoder thread: the bytes then don't depend on the machine's number of cores
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,9 +129,27 @@ def _read_with_pillow(path: Path) -> tuple[NDArray[np.uint8], float]:
 
 
 def probe(path: Path) -> Probe:
-    """Return what the file holds; every frame is decoded.
+    """Return what the file holds; every frame is decoded, in this process, in one thread.
 
     Raises: OSError when it can't be decoded.
     """
-    frames, fps = read_frames(path)
-    return Probe(frames.shape[0], frames.shape[1], frames.shape[2], fps)
+    if path.suffix in (".gif", ".webp"):
+        frames, fps = _read_with_pillow(path)
+        return Probe(frames.shape[0], frames.shape[1], frames.shape[2], fps)
+    if not path.is_file():
+        raise OSError(f"{path.name} is missing")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # else a broken file is told of on stderr, too
+    import cv2
+
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    try:
+        num_frames = 0
+        while capture.grab():
+            num_frames += 1
+        height, width = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        playback_fps = float(capture.get(cv2.CAP_PROP_FPS))
+    finally:
+        capture.release()
+    if num_frames == 0:
+        raise OSError(f"{path.name} does not decode: no frames")
+    return Probe(num_frames, height, width, playback_fps)
