@@ -11,20 +11,25 @@ tuples and dicts, None where a figure does not exist; `to_json` writes them. doc
 from __future__ import annotations
 
 from svd_batch.analysis.names import Metric, check_metric, describe
+from svd_batch.analysis.recommend import Bound, Recommendation, Target, recommend
 from svd_batch.analysis.sentences import Sentence
 from svd_batch.analysis.summary import Analysis, analyse, to_json
 from svd_batch.analysis.videos import Cell, Videos, read_videos, videos_of
 
 __all__ = [
     "Analysis",
+    "Bound",
     "Cell",
     "Metric",
+    "Recommendation",
     "Sentence",
+    "Target",
     "Videos",
     "analyse",
     "check_metric",
     "describe",
     "read_videos",
+    "recommend",
     "to_json",
     "videos_of",
 ]

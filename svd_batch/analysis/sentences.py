@@ -12,16 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from svd_batch.analysis import wording
-from svd_batch.analysis.axes import Axis
-from svd_batch.analysis.bootstrap import LEVEL, Estimate, estimate
+from svd_batch.analysis.bootstrap import LEVEL, Estimate
+from svd_batch.analysis.comparison import Comparison
 from svd_batch.analysis.effects import Curve, Response
-from svd_batch.analysis.names import Metric, describe
+from svd_batch.analysis.names import describe
 from svd_batch.analysis.variance import Shares
 
-SAME = 0.05
-"""Steps that differ by less than this part of the whole change, interval included, count as level."""
-SLIGHT = 0.05
-"""A change of less than this part of what lies between the fifth and the ninety-fifth percentile is called slight."""
 TURN = 0.1
 """A fall behind a rise counts from this part of the rise on, and the reverse."""
 
@@ -35,61 +31,6 @@ class Sentence:
     kind: str
     """rises, falls, peaks, dips, uneven, differs, unclear, constant, one_picture, not_compared or shares."""
     text: str
-
-
-class Comparison:
-    """The steps of one response, compared within pictures."""
-
-    def __init__(self, found: Response, curve: Curve) -> None:
-        self.metric: Metric = describe(found.metric)
-        self.axis: Axis = found.axis
-        self.matrix = found.compared
-        self.is_flag = found.is_flag
-        self.is_confounded = found.is_confounded
-        self.centers = [point.center for point in curve.points]
-        self.steps = [i for i, center in enumerate(self.centers) if center is not None]
-        """Steps that have a value."""
-        self._noise = 1e-9 * float(np.nanmax(np.abs(self.matrix))) if np.isfinite(self.matrix).any() else 0.0
-        self._changes: dict[tuple[int, int, float], Estimate] = {}
-
-    def change(self, a: int, b: int, level: float = LEVEL) -> Estimate:
-        """Return how much higher step `b` is than step `a`."""
-        if (a, b, level) not in self._changes:
-            difference = self.matrix[:, b] - self.matrix[:, a]
-            difference = np.where(np.abs(difference) <= self._noise, 0.0, difference)
-            self._changes[a, b, level] = estimate(difference, is_mean=self.is_flag, level=level)
-        return self._changes[a, b, level]
-
-    def is_slight(self, change: Estimate) -> bool:
-        """Return whether a change is small beside what the metric varies by over pictures and steps."""
-        low, high = np.nanquantile(self.matrix, [0.05, 0.95])
-        return abs(change.value or 0.0) < SLIGHT * float(high - low)
-
-    def center(self, step: int) -> float:
-        """Return the curve at a step that has a value."""
-        center = self.centers[step]
-        assert center is not None
-        return center
-
-    def value(self, step: int) -> str:
-        """Return the axis's value at a step, in words."""
-        return wording.shown(self.axis.values[step], self.axis)
-
-    def extremes(self) -> tuple[int, int]:
-        """Return the steps with the lowest and the highest point of the curve."""
-        return min(self.steps, key=self.center), max(self.steps, key=self.center)
-
-    def is_level(self, steps: list[int], at: int, whole: float) -> bool:
-        """Return whether all steps are as high as step `at`, to within SAME of the whole change."""
-        for step in steps:
-            change = self.change(at, step)
-            if change.low is None or change.high is None or max(-change.low, change.high) > SAME * whole:
-                return False
-        return True
-
-    def is_unclear(self, steps: list[int], at: int) -> bool:
-        """Return whether no step differs from step `at` clearly."""
-        return not any(self.change(at, step).is_clear for step in steps)
 
 
 def effect(found: Response, curve: Curve) -> Sentence:
@@ -106,7 +47,7 @@ def _effect(c: Comparison) -> tuple[str, str]:
     if c.is_confounded:
         return (
             "not_compared",
-            f"the effect of {axis} on {subject} can't be told: its values were made at other settings of the other axes",
+            f"the effect of {axis} on {subject} can't be told: its values were made at other settings elsewhere",
         )
     low, high = c.extremes()
     finite = c.matrix[np.isfinite(c.matrix)]
@@ -155,7 +96,7 @@ def _words(c: Comparison, subject: str, axis: str) -> tuple[str, str]:
         return _unclear(c, subject, axis)
     return "differs", (
         f"{subject} is lowest with {axis} {c.value(low)} and highest with {c.value(high)}: {_span(c, low, high)} "
-        f"{wording.evidence(c.change(low, high, level))}"
+        f"{wording.evidence(c.change(low, high))}"
     )
 
 
@@ -236,7 +177,7 @@ def _turn(c: Comparison, subject: str, axis: str) -> tuple[str, str] | None:
             back_to = f"{wording.pair(c.center(step), c.center(last))[1]} at {c.value(last)}"
             return kind, (
                 f"{subject} {verbs[0]} {_span(c, first, step)} {ends}, then {verbs[1]} to {back_to} "
-                f"{wording.evidence(c.change(first, step, level))}"
+                f"{wording.evidence(c.change(first, step))}"
             )
     return None
 
@@ -250,7 +191,7 @@ def _uneven(c: Comparison, subject: str, axis: str) -> tuple[str, str] | None:
         return None
     return "uneven", (
         f"{subject} has no steady trend over {axis}, but is lowest at {c.value(low)} and highest at {c.value(high)}: "
-        f"{_span(c, low, high)} {wording.evidence(c.change(low, high, level))}"
+        f"{_span(c, low, high)} {wording.evidence(c.change(low, high))}"
     )
 
 
