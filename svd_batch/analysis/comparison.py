@@ -12,6 +12,8 @@ from svd_batch.analysis.names import Metric, describe
 
 SAME = 0.05
 """Steps that differ by less than this part of the whole change, interval included, count as level."""
+SLOW = 0.25
+"""Level steps also differ by less than this part of what an even change over the axis would make between them."""
 SLIGHT = 0.05
 """A change of less than this part of what lies between the fifth and the ninety-fifth percentile is called slight."""
 
@@ -59,12 +61,25 @@ class Comparison:
         return min(self.steps, key=self.center), max(self.steps, key=self.center)
 
     def is_level(self, steps: list[int], at: int, whole: float) -> bool:
-        """Return whether all steps are as high as step `at`, to within SAME of the whole change."""
+        """Return whether all steps are as high as step `at`, to within SAME of the whole change, interval included.
+
+        A step that is near on the axis must be nearer still, else the last step of any slow rise would be level.
+        """
         for step in steps:
             change = self.change(at, step)
-            if change.low is None or change.high is None or max(-change.low, change.high) > SAME * whole:
+            limit = whole * min(SAME, SLOW * self._distance(at, step))
+            if change.low is None or change.high is None or max(-change.low, change.high) > limit:
                 return False
         return True
+
+    def is_slower(self, step: int, at: int, whole: float) -> bool:
+        """Return whether what lies between two steps is less than half of an even change's part."""
+        return abs(self.change(at, step).value or 0.0) <= whole * self._distance(at, step) / 2
+
+    def _distance(self, a: int, b: int) -> float:
+        """Return how far two steps are apart, as part of the axis from its first to its last value."""
+        x = [float(self.axis.values[i]) for i in (a, b, self.steps[0], self.steps[-1])]
+        return abs(x[1] - x[0]) / (x[3] - x[2])
 
     def is_unclear(self, steps: list[int], at: int) -> bool:
         """Return whether no step differs from step `at` clearly."""

@@ -145,7 +145,8 @@ def _end(c: Comparison, size: float) -> tuple[int, str]:
             return i, ", no further above" if c.is_unclear(above, step) else ", hardly any further above"
     for i in range(1, last):
         step = c.steps[i]
-        if c.is_unclear(c.steps[i + 1 :], step) and c.change(c.steps[0], step).is_clear:
+        is_still = c.is_unclear(c.steps[i + 1 :], step) and c.is_slower(c.steps[last], step, size)
+        if is_still and c.change(c.steps[0], step).is_clear:
             return i, ", with no clear change above"
     return last, ""
 

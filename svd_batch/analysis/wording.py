@@ -19,7 +19,7 @@ def number(value: float, step: float | None = None) -> str:
     size = abs(step if step else value)
     if size == 0:
         return "0"
-    digits = 1 - math.floor(math.log10(size))
+    digits = 1 - math.floor(math.log10(size * (1 + 1e-9)))
     if -2 <= digits <= 6:
         text = f"{value:.{max(digits, 0)}f}"
         if step is None and "." in text:
