@@ -156,6 +156,22 @@ def test_per_image_prints_each_picture(output: Path, capsys: pytest.CaptureFixtu
     assert sum(line.startswith("img000") for line in lines) == 5
 
 
+def test_of_two_folders_of_other_settings_the_better_one_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, gain in (("svd", 1.0), ("xt", 3.0)):
+        metrics = {"motion": lambda row, gain=gain: gain * row["fps"]}
+        write_output(tmp_path / name, sweep_table({"fps": [7, 12]}, metrics=metrics, fingerprint=name))
+    arguments = ["recommend", str(tmp_path / "svd"), str(tmp_path / "xt"), "--motion", "20"]
+    assert command_line.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert next(line.split()[:3] for line in out.splitlines() if line.startswith("best")) == ["best", "xt", "7"]
+    assert "# made in xt" in printed_yaml(arguments, capsys)
+
+
+def printed_yaml(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert command_line.main([*arguments, "--yaml"]) == 0
+    return capsys.readouterr().out
+
+
 def test_a_miss_is_told_in_words(output: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["--motion", "2", "--at-least", "likeness=0.95", "--at-most", "flicker=0.5"]
     assert command_line.main(["recommend", str(output), *arguments]) == 0

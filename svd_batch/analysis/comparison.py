@@ -65,7 +65,7 @@ class Comparison:
 
         A step that is near on the axis must be nearer still, else the last step of any slow rise would be level.
         """
-        for step in steps:
+        for step in sorted(steps, key=lambda step: -abs(step - at)):  # the furthest differ most: no is found soon
             change = self.change(at, step)
             limit = whole * min(SAME, SLOW * self._distance(at, step))
             if change.low is None or change.high is None or max(-change.low, change.high) > limit:
@@ -83,4 +83,4 @@ class Comparison:
 
     def is_unclear(self, steps: list[int], at: int) -> bool:
         """Return whether no step differs from step `at` clearly."""
-        return not any(self.change(at, step).is_clear for step in steps)
+        return not any(self.change(at, step).is_clear for step in sorted(steps, key=lambda step: -abs(step - at)))

@@ -49,13 +49,12 @@ def _effect(c: Comparison) -> tuple[str, str]:
             "not_compared",
             f"the effect of {axis} on {subject} can't be told: its values were made at other settings elsewhere",
         )
-    low, high = c.extremes()
     finite = c.matrix[np.isfinite(c.matrix)]
     if np.ptp(finite) <= 1e-9 * np.abs(finite).max():
         return "constant", f"{subject} is {wording.with_unit(wording.number(finite[0]), c.metric)} everywhere on {axis}"
     first, last = c.steps[0], c.steps[-1]
     whole = c.change(first, last)
-    if max(c.change(a, b).num_pictures for a in c.steps for b in (first, last, low, high) if a != b) == 0:
+    if not (np.isfinite(c.matrix).sum(axis=1) > 1).any():
         return "not_compared", f"no picture has two values of {axis}, so its effect on {subject} can't be told"
     if len(c.matrix) == 1:
         return _one_picture(c, subject, axis)
