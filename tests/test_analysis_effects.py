@@ -66,6 +66,11 @@ def test_the_interval_of_a_mean_is_that_of_a_bootstrap_that_draws_pictures(value
     assert ours.high == pytest.approx(drawn.confidence_interval.high, abs=0.02)
 
 
+def test_the_median_of_an_even_number_of_pictures_lies_between_the_middle_two():
+    one = estimate(np.array([0.0, 1.0]), level=0.4)  # medians of resamples: 0, 0.5 and 1, as 1 to 2 to 1
+    assert (one.low, one.high) == (0.5, 0.5)
+
+
 # --- curves -----------------------------------------------------------------------------------------------
 
 
@@ -144,6 +149,17 @@ def test_steps_that_never_share_the_settings_of_the_others_are_said_to_be_confou
         keep=lambda r: (r["motion_bucket_id"], r["noise_aug_strength"]) in cells, metrics={"motion": additive}
     ).curves[0]
     assert curve.is_confounded
+
+
+def test_steps_of_a_picture_that_share_no_settings_are_not_compared():
+    def made(row: Row) -> bool:
+        return row["picture"] > 0 or (row["motion_bucket_id"] == 20) == (row["noise_aug_strength"] == 0.3)
+
+    analysis = analysed(keep=made, metrics={"motion": additive})
+    assert [p.num_pictures for p in analysis.curves[0].points] == [7, 7, 7]
+    changes = {p.image_id: p.range for p in analysis.sensitivities[0].most + analysis.sensitivities[0].least}
+    assert changes["img0000"] == pytest.approx(2.40 - 1.27)
+    assert changes["img0001"] == pytest.approx(2.40 - 0.20)
 
 
 def test_a_flag_has_the_fraction_of_clips_for_its_curve():

@@ -51,7 +51,7 @@ class CellTable:
     figures: tuple[CellFigures, ...]
     images: tuple[str, ...]
     by_picture: dict[str, tuple[tuple[float | None, ...], ...]]
-    """For each metric pictures times cells; empty where that would be more than MOST_SINGLE_VALUES."""
+    """For each metric pictures times cells, to five digits; empty where that would be more than MOST_SINGLE_VALUES."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,10 @@ def _listed(values: Values) -> tuple[float | None, ...]:
     return tuple(float(v) if np.isfinite(v) else None for v in values)
 
 
+def _short(value: float) -> float | None:
+    return float(f"{value:.5g}") if np.isfinite(value) else None
+
+
 def cell_table(videos: Videos, axes: Sequence[AxisCodes], metrics: Sequence[str]) -> CellTable:
     """Return the arrays of some metrics for a page."""
     first = np.unique(videos.cell, return_index=True)[1]
@@ -130,7 +134,7 @@ def cell_table(videos: Videos, axes: Sequence[AxisCodes], metrics: Sequence[str]
         if has_room:
             matrix = np.full((num_images, num_cells), np.nan)
             matrix[found.image, found.cell] = found.value
-            single[metric] = tuple(_listed(row) for row in matrix)
+            single[metric] = tuple(tuple(_short(v) for v in row) for row in matrix)
     return CellTable(
         tuple(a.axis.name for a in axes),
         tuple(tuple(a.axis.values[a.codes[row]] for a in axes) for row in first),
