@@ -179,6 +179,11 @@ def test_the_shares_are_told_largest_first():
     )
 
 
+def test_the_shares_of_a_single_picture_name_no_picture():
+    sentence = analyse(sweep(BUCKETS, pictures=1, metrics={"motion": ramp})).sentences[-1]
+    assert sentence.text == "of the variance of motion, motion_bucket_id 100 % and their interplay and chance 0 %"
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), 0.0, 1e-300, -1e9])
 @pytest.mark.parametrize("axes", [{}, {"fps": [7]}, {"fps": [7, 12]}, {"motion_bucket_id": range(30), "fps": [7, 12]}])
 @pytest.mark.parametrize("pictures", [0, 1, 2])

@@ -217,7 +217,9 @@ def variance(found: Shares) -> Sentence | None:
     terms = sorted(known.items(), key=lambda item: -item[1])
     parts = [f"{name} {_percent(share)}" for name, share in terms]
     rest = (found.interactions or 0.0) + (found.replicates or 0.0)
-    parts += [f"the picture {_percent(found.picture)}", f"their interplay and chance {_percent(rest)}"]
+    if found.picture > 1e-9:  # a single picture explains nothing
+        parts.append(f"the picture {_percent(found.picture)}")
+    parts.append(f"their interplay and chance {_percent(rest)}")
     about = "" if found.is_exact else "about "
     metric = describe(found.metric)
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}"
