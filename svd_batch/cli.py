@@ -31,6 +31,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   plan [KEY=VALUE ...]      say what `run` would do, without doing it
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
   report OUTPUT             write the HTML page of a finished or interrupted run
+  recommend OUTPUT ...      say which cell gives the motion you want, within bounds
   verify OUTPUT             check that every video is there, unchanged and playable
   show OUTPUT VIDEO_ID      print a video's row, and how to make it again, also with stock diffusers
   bench [KEY=VALUE ...]     measure the sweep engine against stock diffusers on this machine
@@ -154,6 +155,7 @@ def _dispatch(arguments: list[str]) -> int:
         "bench": lambda rest: _job("bench", rest),
         "manifest": _manifest,
         "report": _report,
+        "recommend": _recommend,
         "verify": _verify,
         "show": _show,
     }
@@ -344,6 +346,37 @@ def _report(rest: list[str]) -> int:
     from svd_batch.report import write_report
 
     print(write_report(arguments.output).resolve().as_uri())
+    return 0
+
+
+def _recommend(rest: list[str]) -> int:
+    parser = _parser(
+        "recommend",
+        "Say which cell of a finished sweep comes nearest to what you want, for all pictures and for each. Only cells "
+        "that were made are considered, nothing is interpolated. METRIC is any numeric column of metadata.parquet.",
+    )
+    parser.add_argument("outputs", nargs="+", type=Path, metavar="OUTPUT", help="output folders of runs")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--motion", metavar="VALUE", help="wanted motion in px a frame; or `most`, `least`")
+    wanted.add_argument("--target", metavar="METRIC=VALUE", help="the same for any metric, e.g. flicker=least")
+    parser.add_argument("--min-likeness", metavar="VALUE", help="short for --at-least likeness=VALUE")
+    for side in ("least", "most"):
+        text = f"a bound to keep; may be given again, e.g. {'likeness=0.8' if side == 'least' else 'flicker=0.02'}"
+        parser.add_argument(f"--at-{side}", metavar="METRIC=VALUE", action="append", default=[], help=text)
+    parser.add_argument(
+        "--pictures",
+        metavar="SHARE",
+        default="0.5",
+        help="fraction of a cell's pictures that must keep the bounds (default 0.5: the median picture does)",
+    )
+    parser.add_argument("--per-image", action="store_true", help="each picture's own cell as well")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--yaml", action="store_true", help="print a sweep for `+sweep=` instead of a table")
+    form.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = parser.parse_args(rest)
+    from svd_batch.analysis.advice import answer
+
+    print(answer(arguments))
     return 0
 
 

@@ -103,12 +103,19 @@ def test_a_pure_module_imports_the_standard_library_and_us_alone(module: str):
         ("engine/estimate.py", {"config", "engine"}),
         ("engine/ledger.py", set()),
         ("engine/machine.py", {"config", "errors"}),
+        *((m, {"analysis", "errors", "records", "sweep"}) for m in MODULES if m.startswith("analysis/")),
         ("bench/stock.py", {"config", "engine", "profiles", "records"}),
         ("bench/summary.py", {"records"}),
     ],
 )
 def test_a_module_knows_no_more_of_us_than_its_room_needs(module: str, rooms: set[str]):
     assert own(module) <= rooms
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("analysis/")])
+def test_the_analysis_needs_arrays_tables_and_yaml_alone(module: str):
+    packages = {name.split(".")[0] for name, _ in imports(module)}
+    assert packages <= {*sys.stdlib_module_names, "svd_batch", "numpy", "pyarrow", "yaml"}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in ("cli.py", "__main__.py")])
@@ -124,6 +131,7 @@ def test_the_engine_knows_nothing_of_ray_hydra_or_the_disk_layout(module: str):
 LIGHT = [
     "svd_batch",
     "svd_batch.cli",
+    "svd_batch.analysis.advice",
     "svd_batch.report",
     "svd_batch.manifest",
     "svd_batch.verify",
