@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,18 @@ def test_a_batch_is_halved_before_a_profile_steps_down(tiny_checkpoint: Path) ->
     assert [video.memory_profile for video in made] == ["fast", "fast"]
     for video, seed in zip(made, (5, 6), strict=True):
         assert np.array_equal(video.frames, tiny_engine(tiny_checkpoint).generate(PICTURE, CELL, seed).frames)
+
+
+def test_after_a_step_down_the_threads_of_before_make_the_batches(tiny_checkpoint: Path) -> None:
+    engine = tiny_engine(tiny_checkpoint)
+    engine.generate_batch(PICTURE, [(CELL, 5), (CELL, 6)])
+    before = set(threading.enumerate())
+    fail_at_the_unet(engine, times=1)
+    engine.generate(PICTURE, CELL, 5)
+    assert [f.result().memory_profile for f in engine.generate_batch(PICTURE, [(CELL, 5), (CELL, 6)])] == [
+        "balanced"
+    ] * 2
+    assert set(threading.enumerate()) == before
 
 
 def test_a_reproducible_run_never_steps_down(tiny_checkpoint: Path) -> None:

@@ -87,6 +87,10 @@ class Lanes:
         self._pipes = [pipe]
         self._threads = ThreadPoolExecutor(64, thread_name_prefix="lane")
 
+    def renew(self) -> None:
+        """Make the further pipelines anew at the next run: the first has other settings now."""
+        del self._pipes[1:]
+
     def run(self, calls: Sequence[Callable[[Any], T]], num_threads: int) -> list[Future[T]]:
         """Return finished futures, one for each call with a pipeline; all start at once and share `num_threads`."""
         while len(self._pipes) < len(calls):

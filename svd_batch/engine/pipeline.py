@@ -238,7 +238,7 @@ class Engine:
             self._compiler.give_up()
         set_activations(self.pipe, self.memory)
         place(self.pipe, self.memory, self.device)
-        self._lanes = Lanes(self.pipe)
+        self._lanes.renew()
         return True
 
     def _attempt(self, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]) -> list[Future[Generated]]:
