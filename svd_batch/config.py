@@ -94,7 +94,8 @@ def _check_int(where: str, value: Any, low: int, high: int, other: str = "") -> 
 def _check_float(where: str, value: Any, low: float, high: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
-        raise UserError(f"{where}: {value!r} is not accepted; give a number from {low:g} to {high:g}")
+        ends = f"from {low:g}" + ("" if math.isinf(high) else f" to {high:g}")
+        raise UserError(f"{where}: {value!r} is not accepted; give a number {ends}")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,25 @@ AT_ONCE = 8
 
 @torch.no_grad()
 def embed(
-    encoder: Any, extractor: Any, device: torch.device, pictures: Sequence[NDArray[np.uint8]]
+    encoder: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    pictures: Sequence[NDArray[np.uint8]],
 ) -> NDArray[np.float32]:
-    """Return the embeddings (N, D) float32 of pictures (H, W, 3), within rounding those that stock conditions on.
+    """Return the embeddings (N, D) of pictures (H, W, 3), within rounding those that stock conditions on.
 
-    Scaled on the encoder's device: stock does it on the CPU, where 25 large frames take seconds.
+    `mean` and `std` are those of the feature extractor. Scaled on the encoder's device: stock does it on the CPU, where
+    25 large frames take seconds.
     """
     dtype = next(encoder.parameters()).dtype
-    mean, std = (
-        torch.tensor(values, device=device)[:, None, None] for values in (extractor.image_mean, extractor.image_std)
-    )
+    centre, width = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
     found = []
     for start in range(0, len(pictures), AT_ONCE):
         stacked = torch.from_numpy(np.stack(pictures[start : start + AT_ONCE])).to(device)
-        pixels = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1  # (n, 3, H, W)
-        pixels = (_resize_with_antialiasing(pixels, INPUT_SIZE) + 1) / 2
-        pixels = ((pixels - mean) / std).to(dtype)
+        pixels = stacked.permute(0, 3, 1, 2).float().mul_(2 / 255).sub_(1)  # (n, 3, H, W)
+        pixels = _resize_with_antialiasing(pixels, INPUT_SIZE)
+        pixels = pixels.mul_(0.5 / width).add_((0.5 - centre) / width).to(dtype)
         found.append(encoder(pixels).image_embeds.float().cpu().numpy())
     return np.concatenate(found)
 
@@ -50,22 +54,22 @@ class ImageEncoder:
     """
 
     def __init__(self, folder: Path, model: ModelConfig) -> None:
-        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+        from transformers import CLIPVisionModelWithProjection
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = getattr(torch, model.dtype.value) if self.device.type == "cuda" else torch.float32
         try:
-            self.extractor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
-            self.encoder = CLIPVisionModelWithProjection.from_pretrained(
+            extractor = json.loads((folder / "feature_extractor" / "preprocessor_config.json").read_text("utf-8"))
+            self.mean, self.std = extractor["image_mean"], extractor["image_std"]
+            self.encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
                 folder / "image_encoder",
                 variant=model.variant,
-                dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
-            ).to(self.device)
+            ).to(self.device, dtype)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"model.id: the image encoder of {folder} does not load: {one_line(error)}") from error
 
     def embed(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return the embeddings (N, D) of pictures (H, W, 3)."""
-        return embed(self.encoder, self.extractor, self.device, pictures)
+        return embed(self.encoder, self.mean, self.std, self.device, pictures)

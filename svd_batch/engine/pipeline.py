@@ -339,8 +339,9 @@ class Engine:
         To be called in the thread that computes: where parts wait in host memory their hooks move this one too.
         """
         torch.set_num_threads(self.torch_threads)
-        found = embed(self.pipe.image_encoder, self.pipe.feature_extractor, self.pipe._execution_device, pictures)
-        self.pipe.maybe_free_model_hooks()
+        pipe, extractor = self.pipe, self.pipe.feature_extractor
+        found = embed(pipe.image_encoder, extractor.image_mean, extractor.image_std, pipe._execution_device, pictures)
+        pipe.maybe_free_model_hooks()
         return found
 
 

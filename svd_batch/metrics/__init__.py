@@ -121,8 +121,8 @@ def check_names(where: str, names: Iterable[object]) -> tuple[str, ...]:
     for name in asked:
         if not isinstance(name, str) or name not in METRICS:
             close = difflib.get_close_matches(str(name), METRICS, n=1, cutoff=0.6)
-            hint = f"; did you mean {close[0]}?" if close else ";"
-            raise UserError(f"{where}: {name!r} is not accepted{hint} The metrics are {', '.join(METRICS)}")
+            hint = f"did you mean {close[0]}? The metrics are" if close else "the metrics are"
+            raise UserError(f"{where}: {name!r} is not accepted; {hint} {', '.join(METRICS)}")
     return tuple(name for name in METRICS if name in asked)
 
 

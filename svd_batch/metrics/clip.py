@@ -109,10 +109,9 @@ def luma(frame: Frames) -> Frames:
 
 
 def lengths(vectors: Floats) -> Floats:
-    """Return the lengths (h, w) of vectors (h, w, 2)."""
-    import cv2
-
-    return np.asarray(cv2.magnitude(*cv2.split(vectors)), np.float32)
+    """Return the lengths (h, w) of vectors (h, w, 2); cv2.magnitude may round the last bit otherwise the next time."""
+    x, y = vectors[..., 0], vectors[..., 1]
+    return np.asarray(np.sqrt(x * x + y * y), np.float32)
 
 
 def fastest(moved: Floats) -> NDArray[np.float64]:
