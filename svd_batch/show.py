@@ -101,14 +101,13 @@ def find(root: Path, video_id: str) -> Shown:
 
 def row(shown: Shown) -> dict[str, Any]:
     """Return the row of metadata.parquet, its carried columns last; the record alone where the table lacks it."""
-    own = values = flat(shown.record)
+    values = flat(shown.record)
     if shown.store.metadata.is_file():
         try:
             rows = pq.read_table(shown.store.metadata, filters=[("video_id", "==", shown.record.video_id)]).to_pylist()
         except (pa.ArrowException, OSError):
             raise UserError(f"show: {shown.store.metadata} is damaged; the same run command writes it anew") from None
         values = {**(rows[0] if rows else {}), **values}
-        values = {k: values[k] for k in [*own, *values]}
     return values
 
 
