@@ -56,6 +56,22 @@ def time_metrics(frames: np.ndarray, rounds: int) -> tuple[float, dict[str, floa
     return seconds(list(METRICS)), {name: seconds([name]) for name in METRICS}
 
 
+def time_encoder(folder: Path, frames: np.ndarray, rounds: int) -> float:
+    """Return the least seconds that a checkpoint's image encoder takes for the picture and all frames."""
+    import torch
+
+    from svd_batch.config import ModelConfig
+    from svd_batch.engine.embedding import ImageEncoder
+
+    torch.set_num_threads(1)
+    encoder, taken = ImageEncoder(folder, ModelConfig()), []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        encoder.embed([frames[0], *frames])
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,6 +79,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=576)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--encoder", type=Path, metavar="CHECKPOINT", help="time this checkpoint's image encoder too")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     frames = make_frames(arguments.num_frames, arguments.height, arguments.width)
@@ -74,6 +91,8 @@ def main() -> None:
     for name, taken in sorted(alone.items(), key=lambda item: -item[1]):
         print(f"  {name:<24}{taken:8.3f} s alone")
     print(f"  {'all together':<24}{together:8.3f} s, {together / PUBLISHED_S:.1%} of {PUBLISHED_S:g} s")
+    if arguments.encoder:
+        print(f"  {'image encoder':<24}{time_encoder(arguments.encoder, frames, arguments.rounds):8.3f} s, one thread")
 
 
 if __name__ == "__main__":
