@@ -26,7 +26,7 @@ from svd_batch.checkpoint import bundled_checkpoint
 from svd_batch.config import Dtype, MemoryConfig, ModelConfig, SpeedConfig
 from svd_batch.engine.pipeline import Engine, Generated
 from svd_batch.manifest import bundled_manifest
-from svd_batch.metrics import motion
+from svd_batch.metrics import Clip, measure
 from svd_batch.quality import in_quality
 from svd_batch.records import SweepCell
 from svd_batch.sweep import with_values
@@ -75,6 +75,11 @@ def changed(cell: SweepCell, changes: dict[str, Any]) -> tuple[SweepCell, Dtype]
     return in_quality(with_values(cell, values), changes.get("quality", "final")), changes.get("dtype", Dtype.float32)
 
 
+def motion_of(made: Generated) -> float:
+    """Return a clip's mean optical flow."""
+    return measure(Clip(made.frames, playback_fps=7), ["motion"]).values["motion"]
+
+
 def compare(exact: Generated, made: Generated) -> tuple[float, float, float, float]:
     """Return seconds, PSNR in dB, mean SSIM of the frames, and motion as a share of the exact clip's."""
     assert exact.pixels is not None
@@ -83,7 +88,7 @@ def compare(exact: Generated, made: Generated) -> tuple[float, float, float, flo
     is_same = np.array_equal(exact.pixels, made.pixels)
     psnr = np.inf if is_same else peak_signal_noise_ratio(exact.pixels, made.pixels, data_range=1)
     ssim = np.mean([structural_similarity(a, b, channel_axis=2, data_range=1) for a, b in pairs])
-    return made.generate_s, float(psnr), float(ssim), motion(made.frames) / motion(exact.frames)
+    return made.generate_s, float(psnr), float(ssim), motion_of(made) / motion_of(exact)
 
 
 def main() -> None:

@@ -113,6 +113,23 @@ def fetch(model: ModelConfig) -> Path:
     return folder
 
 
+def on_this_machine(model: ModelConfig) -> Path | None:
+    """Return the folder of a checkpoint of which at least something is here, None otherwise; asks nobody.
+
+    Raises: UserError when `model.id` is neither a folder nor a hub id.
+    """
+    folder = local_folder(model)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.id, revision=model.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def _from_hub(model: ModelConfig, download: Callable[[], T]) -> T:
     """Return what `download` returns, its errors told in one sentence each."""
     from huggingface_hub import errors

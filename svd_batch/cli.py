@@ -31,6 +31,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   plan [KEY=VALUE ...]      say what `run` would do, without doing it
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
   report OUTPUT             write the HTML page of a finished or interrupted run
+  score OUTPUT              measure what the videos lack of the metrics, from their files
   recommend OUTPUT ...      say which cell gives the motion you want, within bounds
   verify OUTPUT             check that every video is there, unchanged and playable
   show OUTPUT VIDEO_ID      print a video's row, and how to make it again, also with stock diffusers
@@ -38,7 +39,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
 
 Each has its own --help. `svd-batch --version` prints the version.
 
-Exit codes: 0 finished; 1 verify found problems; 2 usage or configuration error;
+Exit codes: 0 finished; 1 verify or score found problems; 2 usage or configuration error;
 3 finished, but more pictures failed than max_failed_fraction allows; 130 interrupted, resumable.
 """
 
@@ -56,8 +57,8 @@ Most used:
   model=NAME                {models}; model.id=FOLDER_OR_HUB_ID
   output=FOLDER             the same folder again goes on where it stopped
   refine.best=K             for `refine`: how many cells of each picture; with `plan`: what that would do
-  refine.metric=NAME        motion (mean change between frames) or likeness (first frame to picture), highest
-                            first, or with refine.target=X nearest first; refine.draft=draft|preview
+  refine.metric=NAME        motion, likeness or any metric of docs/metrics.md that is a number, best first, or with
+                            refine.target=X nearest first; refine.draft=draft|preview
   seed=N num_seeds=N        or seeds=[42,43] as they are, for every picture
   generation.FIELD=VALUE    motion_bucket_id, noise_aug_strength, fps, num_inference_steps,
                             min_guidance_scale, max_guidance_scale, decode_chunk_size, and the
@@ -69,6 +70,7 @@ Most used:
   backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address
   memory=NAME               {memories}
   speed=NAME                {speeds}: the engine's exact shortcuts
+  metrics.names=[NAME,...]  what to measure of each video, docs/metrics.md; all by default, [] for nothing
   check_images=none|sample|all, retry_failed=true, max_failed_fraction=0.5, verbose=true
 
   --cfg job                 print the configuration with all overrides and stop
@@ -155,6 +157,7 @@ def _dispatch(arguments: list[str]) -> int:
         "bench": lambda rest: _job("bench", rest),
         "manifest": _manifest,
         "report": _report,
+        "score": _score,
         "recommend": _recommend,
         "verify": _verify,
         "show": _show,
@@ -378,6 +381,24 @@ def _recommend(rest: list[str]) -> int:
 
     print(answer(arguments))
     return 0
+
+
+def _score(rest: list[str]) -> int:
+    parser = _parser(
+        "score",
+        "Measure what the videos of OUTPUT lack of the metrics (docs/metrics.md) and write it into metadata.parquet. "
+        "Files are measured as they are, with what their codec lost; the column metrics_source tells. The same command "
+        "goes on where it was interrupted. Exit code 0: all measured; 1: files missing or damaged.",
+    )
+    parser.add_argument("output", type=Path, help="output folder of a run")
+    parser.add_argument("--metrics", metavar="NAME,NAME", help="these alone; without it all")
+    parser.add_argument("--force", action="store_true", help="measure anew what has been measured, from the files")
+    arguments = parser.parse_args(rest)
+    from svd_batch.console import Console
+    from svd_batch.score import score
+
+    names = None if arguments.metrics is None else [name.strip() for name in arguments.metrics.split(",")]
+    return score(arguments.output, Console(), names=names, force=arguments.force)
 
 
 def _verify(rest: list[str]) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from svd_batch.errors import UserError
 from svd_batch.gpus import GPUS
+from svd_batch.metrics import METRICS, check_names
 from svd_batch.records import CELL_FIELDS, SweepCell
 from svd_batch.sweep import cell_value, expand
 
@@ -77,13 +78,6 @@ class CheckImages(Enum):
     all = "all"
 
 
-class Metric(Enum):
-    """What `refine` scores drafts by; see metrics.py."""
-
-    motion = "motion"
-    likeness = "likeness"
-
-
 class DraftQuality(Enum):
     """The presets that `refine` may draft in."""
 
@@ -100,7 +94,8 @@ def _check_int(where: str, value: Any, low: int, high: int, other: str = "") -> 
 def _check_float(where: str, value: Any, low: float, high: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
-        raise UserError(f"{where}: {value!r} is not accepted; give a number from {low:g} to {high:g}")
+        ends = f"from {low:g}" + ("" if math.isinf(high) else f" to {high:g}")
+        raise UserError(f"{where}: {value!r} is not accepted; give a number {ends}")
 
 
 @dataclass
@@ -216,18 +211,45 @@ class RefineConfig:
 
     best: int | None = None
     """Cells of each picture to make in final quality, fewer than the grid has; `refine` needs it, `run` refuses it."""
-    metric: Metric = Metric.motion
-    """Score of a draft: motion (mean change of a pixel, 0 to 1) or likeness (first frame to picture, PSNR in dB)."""
+    metric: str = "motion"
+    """Score of a draft: any metric that is a number, see docs/metrics.md."""
     target: float | None = None
-    """Take the cells whose score is nearest to this; none takes the highest scores."""
+    """Take the cells whose score is nearest to this; none takes the highest, or the lowest where less is better."""
     draft: DraftQuality = DraftQuality.draft
     """Quality of the drafts: draft or preview."""
 
     def __post_init__(self) -> None:
         if self.best is not None:
             _check_int("refine.best", self.best, 1, 1_000_000)
+        (name,) = check_names("refine.metric", [self.metric])
+        metric = METRICS[name]
+        if metric.is_flag:
+            raise UserError(f"refine.metric: {name} is true or false and ranks nothing; give a metric that is a number")
         if self.target is not None:
-            _check_float("refine.target", self.target, 0, 1 if self.metric is Metric.motion else 100)
+            _check_float("refine.target", self.target, metric.low, metric.high)
+        elif self.best is not None and metric.low < 0 and metric.better is None:
+            raise UserError(f"refine.target: none given, and the highest {name} is not the best; give one, such as 0")
+
+
+@dataclass
+class MetricsConfig:
+    """What is measured of each clip before it is encoded; the verb `score` does it later."""
+
+    names: Any = "all"
+    """`all`, or a list of metrics, see docs/metrics.md; [] measures nothing. No part of a video's id."""
+
+    def __post_init__(self) -> None:
+        self.chosen()
+
+    def chosen(self) -> tuple[str, ...]:
+        """Return the names of the metrics, in the order of their columns."""
+        if self.names == "all":
+            return tuple(METRICS)
+        if isinstance(self.names, str) and self.names in METRICS:
+            raise UserError(f"metrics.names: {self.names!r} is not accepted; give a list, [{self.names}]")
+        if isinstance(self.names, str) or not isinstance(self.names, Sequence):
+            raise UserError(f"metrics.names: {self.names!r} is not accepted; give all or a list, such as [motion]")
+        return check_names("metrics.names", self.names)
 
 
 @dataclass
@@ -413,6 +435,7 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
 

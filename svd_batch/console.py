@@ -61,7 +61,7 @@ class Console:
 class Progress:
     """Counts videos done and failed, with the rate and the time left; a bar on a terminal, else plain lines."""
 
-    def __init__(self, total: int, console: Console) -> None:
+    def __init__(self, total: int, console: Console, opening: str = "loading the model") -> None:
         self.total, self.done, self.failed = total, 0, 0
         self._file = console.err
         self._console = console
@@ -76,7 +76,7 @@ class Progress:
                 file=self._file,
                 unit="video",
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-                desc="loading the model",
+                desc=opening,
                 mininterval=0.2,
                 dynamic_ncols=True,  # else a narrow window gets a new line for each update
             )

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from svd_batch.config import ModelConfig
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
-from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, FailureRecord, VideoRecord
+from svd_batch.metrics import METRICS
+from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, FailureRecord, VideoRecord, flat
 from svd_batch.store import Store, flush, move
 
 _ARROW = {
@@ -26,17 +27,21 @@ _ARROW = {
     "str | None": pa.string(),
     "int": pa.int64(),
     "float": pa.float64(),
+    "float | None": pa.float64(),
 }
+_METRICS = [(metric.name, pa.bool_() if metric.is_flag else pa.float64()) for metric in METRICS.values()]
 
 
 def _schema(kind: type) -> pa.Schema:
-    """Return the Arrow schema of a flat record; created_at becomes a UTC timestamp."""
-    fields = [(f.name, _ARROW[str(f.type)]) for f in dataclasses.fields(kind)]
-    return pa.schema([(n, pa.timestamp("ms", "UTC") if n == "created_at" else t) for n, t in fields])
+    """Return the Arrow schema of a record's row, the metrics last; created_at becomes a UTC timestamp."""
+    names = [f.name for f in dataclasses.fields(kind)]
+    fields = [(f.name, _ARROW[str(f.type)]) for f in dataclasses.fields(kind) if f.name != "metrics"]
+    fields = [(n, pa.timestamp("ms", "UTC") if n == "created_at" else t) for n, t in fields]
+    return pa.schema(fields + (_METRICS if "metrics" in names else []))
 
 
 def _table(rows: list[Any], kind: type) -> pa.Table:
-    dicts = [{**dataclasses.asdict(r), "created_at": datetime.fromisoformat(r.created_at)} for r in rows]
+    dicts = [{**flat(r), "created_at": datetime.fromisoformat(r.created_at)} for r in rows]
     return pa.Table.from_pylist(dicts, schema=_schema(kind))
 
 
@@ -114,11 +119,19 @@ def compact(store: Store) -> tuple[int, int]:
     indices = pa.array([position.get(r.image_id) for r in records], pa.int64())
     for name in images.column_names:
         if name != "image_id":
-            table = table.append_column(name, images[name].take(indices))
+            table = table.append_column(_free_name(name, table, images), images[name].take(indices))
     failures = store.failures()
     _write(store, table, store.metadata)
     _write(store, _table(failures, FailureRecord), store.failures_table)
     return len(records), len({r.image_id for r in records})
+
+
+def _free_name(name: str, table: pa.Table, images: pa.Table) -> str:
+    """Return the name of a carried column, another where it became ours after the column was first carried."""
+    free = name
+    while free in table.column_names or (free != name and free in images.column_names):
+        free = f"source_{free}"
+    return free
 
 
 def read_failures(store: Store) -> list[dict[str, Any]]:

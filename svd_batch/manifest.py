@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from svd_batch import ids
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
+from svd_batch.metrics import METRICS
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, ImageRecord, VideoRecord
 from svd_batch.sweep import CHOICES, cell_value
 
 PICTURE_COLUMNS = ("image_path", "image_bytes", "image")
 BATCH_ROWS = 1024
-_OWN_COLUMNS = {*(f.name for f in fields(VideoRecord)), *SCORE_COLUMNS}
+_OWN_COLUMNS = {*(f.name for f in fields(VideoRecord)), *SCORE_COLUMNS, *METRICS}
 
 
 def bundled_manifest() -> Path:

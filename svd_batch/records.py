@@ -142,6 +142,12 @@ class VideoRecord:
     svd_batch_version: str
     created_at: str
     """ISO 8601, UTC."""
+    metrics_s: float | None = field(default=None, kw_only=True)
+    """Measuring the metrics, the image encoder's pass included; beside generate_s and write_s. None for none."""
+    metrics_source: str | None = field(default=None, kw_only=True)
+    """What they were measured on: the frames before encoding, the file, or mixed. None for none."""
+    metrics: dict[str, float | bool] = field(default_factory=dict, kw_only=True)
+    """Those that were measured, by name; a column each in the table, null where there is none."""
 
 
 SCORE_COLUMNS = ("refine_metric", "refine_score")
@@ -174,8 +180,15 @@ def to_json(record: Any) -> str:
     return json.dumps(dataclasses.asdict(record), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
+def flat(record: Any) -> dict[str, Any]:
+    """Return a record as a row: its fields, and each metric by its own name in place of `metrics`."""
+    row = dataclasses.asdict(record)
+    metrics = row.pop("metrics", {})
+    return {**row, **metrics}
+
+
 def from_dict(kind: type[T], row: dict[str, Any]) -> T:
-    """Return a flat record of `kind` from a mapping; keys that it does not know are left out."""
+    """Return a record of `kind` from a mapping of its fields; keys that it does not know are left out."""
     names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{k: v for k, v in row.items() if k in names})
 

@@ -1,7 +1,8 @@
 """Draft, then final: the grid in draft quality, each draft scored, the best cells of each picture in final quality.
 
-Nothing is remembered but the drafts themselves: they are scored from their files, the same files give the same
-choice, and so a run that was killed anywhere goes on with the same command. Knows no Hydra and no torch.
+Nothing is remembered but the drafts themselves: their score is a metric in their records, measured when they were made
+or else on their files. The same records give the same choice, so a run that was killed anywhere goes on with the same
+command. Knows no Hydra and no torch.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from statistics import fmean
 
 import pyarrow as pa
 
-from svd_batch import dataset, metrics
-from svd_batch.config import Config, Metric, RefineConfig
+from svd_batch import checkpoint, dataset
+from svd_batch.config import Config, RefineConfig
 from svd_batch.console import Console
-from svd_batch.errors import ItemError, UserError
-from svd_batch.images import fit_image, open_image, read_bytes
+from svd_batch.errors import UserError
 from svd_batch.job import Job, asked_for, describe, prepare
+from svd_batch.metrics import METRICS, use_one_thread
 from svd_batch.preview import preview
 from svd_batch.quality import in_quality
 from svd_batch.records import SCORE_COLUMNS, ImageRecord, PlannedVideo, SweepCell
 from svd_batch.run import Generation, begin, finish
-from svd_batch.video import read_frames
+from svd_batch.score import Encoder, Scorer, load_encoder
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,16 @@ def _finals(grid: Job, drafts: Job, console: Console) -> Job:
     console.say(f"finals: {describe(finals)}")
     if rows:
         console.say(_spread(settings, rows))
-        columns = (list(rows), [settings.metric.value] * len(rows), list(rows.values()))
+        columns = (list(rows), [settings.metric] * len(rows), list(rows.values()))
         dataset.save_scores(grid.store, pa.table(dict(zip(("video_id", *SCORE_COLUMNS), columns, strict=True))))
     return finals
 
 
 def _spread(settings: RefineConfig, scores: Mapping[str, float]) -> str:
-    wanted = "highest" if settings.target is None else f"nearest to {settings.target:g}"
+    wanted = "lowest" if METRICS[settings.metric].better == "lower" else "highest"
+    wanted = wanted if settings.target is None else f"nearest to {settings.target:g}"
     low, high = min(scores.values()), max(scores.values())
-    return f"scores: {settings.metric.value} of the drafts from {low:.4g} to {high:.4g}; {wanted} first"
+    return f"scores: {settings.metric} of the drafts from {low:.4g} to {high:.4g}; {wanted} first"
 
 
 def best_cells(scored: Sequence[Scored], settings: RefineConfig) -> list[SweepCell]:
@@ -143,7 +145,9 @@ def best_cells(scored: Sequence[Scored], settings: RefineConfig) -> list[SweepCe
 
     def badness(cell: SweepCell) -> float:
         mean = fmean(by_cell[cell])
-        return -mean if settings.target is None else abs(mean - settings.target)
+        if settings.target is not None:
+            return abs(mean - settings.target)
+        return mean if METRICS[settings.metric].better == "lower" else -mean
 
     ranked = sorted(by_cell, key=badness)[: settings.best]
     return [cell for cell in by_cell if cell in ranked]
@@ -151,24 +155,37 @@ def best_cells(scored: Sequence[Scored], settings: RefineConfig) -> list[SweepCe
 
 def _scored(drafts: Job) -> Iterator[tuple[ImageRecord, list[Scored]]]:
     """Yield each picture that has drafts, with its drafts in the grid's order; those that failed are left out."""
+    config = drafts.config
+    images = {image.image_id: image for image in drafts.manifest.images}
+
+    def encoder() -> Encoder:
+        return load_encoder(checkpoint.fetch(config.model), config.model)
+
+    scorer = Scorer(drafts.store, images, config.fit, encoder)
+    use_one_thread()
     with ThreadPoolExecutor() as pool:
         for image in drafts.manifest.images:
             videos = drafts.plan.request.videos(image)
-            scores = list(pool.map(lambda video, image=image: _score(drafts, image, video), videos))
+            scores = pool.map(lambda video: _score(scorer, video, config.refine.metric), videos)
             scored = [Scored(v, score) for v, score in zip(videos, scores, strict=True) if score is not None]
             if scored:
                 yield image, scored
 
 
-def _score(drafts: Job, image: ImageRecord, draft: PlannedVideo) -> float | None:
-    record = drafts.store.read_record(draft.video_id)
+def _score(scorer: Scorer, draft: PlannedVideo, metric: str) -> float | None:
+    """Return a draft's score, None where there is no draft; measured on its file where it wasn't before.
+
+    Raises: UserError when it can't be measured.
+    """
+    record = scorer.store.read_record(draft.video_id)
     if record is None:
         return None
+    reason = f"it has no {metric}"
     try:
-        frames, _ = read_frames(drafts.store.root / record.file_name)
-        if drafts.config.refine.metric is Metric.motion:
-            return metrics.motion(frames)
-        picture = fit_image(open_image(read_bytes(image)), record.height, record.width, drafts.config.fit)
-        return metrics.likeness(frames, picture)
-    except (OSError, ItemError) as error:
-        raise UserError(f"refine: the draft {draft.video_id} can't be scored: {error}") from None
+        if metric not in record.metrics:
+            record = scorer.score(record, [metric])
+    except OSError as error:
+        reason = str(error)
+    if metric not in record.metrics:
+        raise UserError(f"refine: the draft {draft.video_id} can't be scored: {'; '.join(scorer.notes) or reason}")
+    return float(record.metrics[metric])

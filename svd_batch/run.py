@@ -22,6 +22,7 @@ from svd_batch.backends import LoadSettings, make_backend
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
 from svd_batch.job import Job, cautions, describe, prepare, unreadable
+from svd_batch.metrics import METRICS
 from svd_batch.plan import heaviest_cell, split_units
 from svd_batch.records import FailureRecord
 from svd_batch.stages import GenerateSettings
@@ -118,7 +119,14 @@ def generate_settings(job: Job) -> GenerateSettings:
         fingerprint=job.fingerprint,
         reproducible=config.reproducible,
         heaviest=heaviest_cell(job.plan),
+        metrics=_metrics(config),
     )
+
+
+def _metrics(config: Config) -> tuple[str, ...]:
+    """Return what to measure of each video: what is asked for, and what drafts are chosen by."""
+    wanted = {*config.metrics.chosen(), *([config.refine.metric] if config.refine.best is not None else [])}
+    return tuple(name for name in METRICS if name in wanted)
 
 
 class Generation:

@@ -5,7 +5,6 @@ Reads what a run left (records, run.json, the manifest); loads no model and writ
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import re
@@ -24,7 +23,7 @@ from svd_batch.config import ModelConfig
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import one_line, open_image, read_bytes
 from svd_batch.manifest import read_manifest
-from svd_batch.records import CELL_FIELDS, EXACT, ImageRecord, VideoRecord
+from svd_batch.records import CELL_FIELDS, EXACT, ImageRecord, VideoRecord, flat
 from svd_batch.store import Store
 
 _SHORTEST_PREFIX = 4
@@ -102,14 +101,13 @@ def find(root: Path, video_id: str) -> Shown:
 
 def row(shown: Shown) -> dict[str, Any]:
     """Return the row of metadata.parquet, its carried columns last; the record alone where the table lacks it."""
-    values = dataclasses.asdict(shown.record)
+    values = flat(shown.record)
     if shown.store.metadata.is_file():
         try:
             rows = pq.read_table(shown.store.metadata, filters=[("video_id", "==", shown.record.video_id)]).to_pylist()
         except (pa.ArrowException, OSError):
             raise UserError(f"show: {shown.store.metadata} is damaged; the same run command writes it anew") from None
         values = {**(rows[0] if rows else {}), **values}
-        values = {k: values[k] for k in [*dataclasses.asdict(shown.record), *values]}
     return values
 
 

@@ -1,6 +1,6 @@
 """The two stages of the job, typed lists in and typed lists out. Knows no backend.
 
-load_image: a picture to pixels, on any CPU. Generate: pixels to committed videos, one engine each.
+load_image: a picture to pixels, on any CPU. Generate: pixels to measured and committed videos, one engine each.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from svd_batch import checkpoint, ids, video
 from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import ItemError
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
+from svd_batch.metrics import METRICS, Clip, Embeddings, measure, use_one_thread
 from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
 from svd_batch.store import Store, file_sha256
@@ -68,6 +69,16 @@ class GenerateSettings:
     """The cell that takes the most memory of all that are planned."""
     memory_share: float = 1.0
     """How much of the device's free memory is for this stage, where several share it."""
+    metrics: tuple[str, ...] = ()
+    """What to measure of each video before it is encoded."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What CLIP said of a video, if it was asked, and how long it took."""
+
+    embeddings: Embeddings | None
+    seconds: float
 
 
 Result = VideoRecord | FailureRecord
@@ -124,6 +135,8 @@ class Generate:
         # threads than cores it stops spinning between operations, which costs small models a third of their speed.
         self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
         self.committer = Committer(settings, self.compute(self.engine.info))
+        if settings.metrics:
+            self._writer.submit(use_one_thread)
         self._closing = threading.Event()
         self._writing: deque[Future[None]] = deque()
 
@@ -198,18 +211,33 @@ class Generate:
             while len(self._writing) >= MAX_WRITING:
                 wait([self._writing.popleft()])  # frames must not pile up when the disk is slower than the model
             if error is None:
-                work = partial(self.committer.write, loaded, planned, made.result())
+                embedded = self._embedded(loaded.picture, made.result())
+                work = partial(self.committer.write, loaded, planned, made.result(), embedded)
             elif isinstance(error, Exception):  # the per-item boundary
                 work = partial(self.committer.fail, _failure(loaded.unit, planned, "generate", error))
             else:
                 raise error
             self._writing.append(self._writer.submit(_settle, futures[planned.video_id], work))
 
+    def _embedded(self, picture: NDArray[np.uint8], generated: Generated) -> Embedded:
+        """Return what CLIP says of a video where a metric asks for it; nothing, and a note, where that fails."""
+        start = time.perf_counter()
+        if not any("embeddings" in METRICS[name].needs for name in self.settings.metrics):
+            return Embedded(None, 0.0)
+        try:
+            first, *others = self.engine.embed([picture, *generated.frames])
+        except Exception as error:  # no video is lost by a metric
+            self.engine.notes.append(f"metrics: CLIP's are left out of a video: {one_line(error)}")
+            return Embedded(None, time.perf_counter() - start)
+        return Embedded(Embeddings(first, np.stack(others)), time.perf_counter() - start)
+
     def take_notes(self) -> list[str]:
-        """Return what the engine has to say to the person who waits, each sentence once."""
-        notes = self.engine.notes[:]
-        del self.engine.notes[: len(notes)]
-        return notes
+        """Return what engine and committer have to say to the person who waits, each sentence once."""
+        taken = []
+        for notes in (self.engine.notes, self.committer.notes):
+            taken += notes[:]
+            del notes[: len(notes)]
+        return taken
 
     def close(self) -> None:
         """Return when nothing is denoised or written any more: what is then on disk is all there will be."""
@@ -225,6 +253,8 @@ class Committer:
         self.settings = settings
         self.store = Store(Path(settings.output))
         self.info = info
+        self.notes: list[str] = []
+        """Sentences for the person who waits; whoever hands them on empties the list."""
 
     def fail(self, failure: FailureRecord) -> Result:
         """Record one failed item and return it."""
@@ -234,8 +264,11 @@ class Committer:
         self.store.record_failure(failure)
         return failure
 
-    def write(self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated) -> Result:
-        """Encode, check and commit one video."""
+    def write(
+        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded | None = None
+    ) -> Result:
+        """Measure, encode, check and commit one video."""
+        measured = self._measured(loaded, planned, generated, embedded or Embedded(None, 0.0))
         start = time.perf_counter()
         config = self.settings.video
         temporary = self.store.temporary(video.suffix(config.codec))
@@ -251,6 +284,7 @@ class Committer:
                 "playback_fps": playback_fps,
                 "num_bytes": temporary.stat().st_size,
                 "video_sha256": file_sha256(temporary),
+                **measured,
             }
             self.store.place(temporary, written["file_name"])
             placed = time.perf_counter()
@@ -262,6 +296,22 @@ class Committer:
             temporary.unlink(missing_ok=True)
             return self.fail(_failure(loaded.unit, planned, "write", error))
         return record
+
+    def _measured(
+        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
+    ) -> dict[str, Any]:
+        """Return a video's metrics as fields of its record; what fails is left out and noted."""
+        start = time.perf_counter()
+        names = self.settings.metrics
+        fps = self.settings.video.playback_fps or planned.cell.fps
+        parts = (loaded.picture, embedded.embeddings, generated.num_nan_frames)
+        found = measure(Clip(generated.frames, fps, *parts), names)
+        values = dict(found.values)
+        if generated.num_nan_frames:  # known without measuring, and nobody could find out later
+            values["is_broken"] = True
+        self.notes += [f"metrics: {', '.join(left_out)} can't be measured: {e}" for e, left_out in found.errors.items()]
+        seconds = round(embedded.seconds + time.perf_counter() - start, 6)
+        return {"metrics": values, "metrics_s": seconds, "metrics_source": "frames"} if values else {}
 
     def _parameters(self, loaded: LoadedUnit, planned: PlannedVideo) -> dict[str, object]:
         """Return what goes into the file's own metadata: no paths, so that a file can be passed on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from builders import make_record
 
 from svd_batch.analysis import Videos, videos_of
+from svd_batch.records import flat
 
 Row = dict[str, Any]
 """A row's values, with `picture`, the picture's number."""
@@ -30,7 +30,7 @@ def sweep_table(
 ) -> pa.Table:
     """Return the table of a grid; `keep` says which videos were made, `metrics` what each gives."""
     rows = []
-    template = dataclasses.asdict(make_record())
+    template = flat(make_record())
     for picture, *values, replicate in itertools.product(range(pictures), *axes.values(), range(replicates)):
         row: Row = {**template, **constant, **dict(zip(axes, values, strict=True))}
         row |= {"picture": picture, "image_id": f"img{picture:04}", "replicate": replicate}

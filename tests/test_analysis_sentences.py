@@ -141,7 +141,7 @@ def test_one_picture_is_said_to_give_no_interval():
 
 def test_a_metric_that_is_always_the_same_is_told_once_with_its_value():
     analysis = analyse(sweep(BUCKETS, metrics={"flicker": lambda row: 0.5}))
-    assert [s.text for s in analysis.sentences] == ["flicker is 0.5 everywhere on motion_bucket_id"]
+    assert [s.text for s in analysis.sentences] == ["flicker is 0.5 levels of 255 everywhere on motion_bucket_id"]
 
 
 def test_pictures_with_a_value_of_their_own_each_can_not_tell_an_effect():

@@ -28,6 +28,7 @@ from svd_batch.config import (
     Fit,
     GenerationConfig,
     MemoryConfig,
+    MetricsConfig,
     ModelConfig,
     Offload,
     RefineConfig,
@@ -40,6 +41,7 @@ from svd_batch.config import (
 from svd_batch.errors import UserError
 from svd_batch.explain import known_keys
 from svd_batch.ids import fingerprint
+from svd_batch.metrics import METRICS
 from svd_batch.quality import PRESETS
 from svd_batch.records import CELL_FIELDS, EXACT
 
@@ -85,7 +87,9 @@ def composed(*overrides: str) -> Config:
         *((BackendConfig, "num_cpus", v) for v in (0, -1, NAN, INF, 1025)),
         *((BackendConfig, "torch_threads", v) for v in (0, 1025)),
         *((RefineConfig, "best", v) for v in (0, -1, 1.5, True)),
-        *((RefineConfig, "target", v) for v in (-0.1, 1.1, NAN, True)),
+        *((RefineConfig, "target", v) for v in (-0.1, NAN, True)),
+        *((RefineConfig, "metric", v) for v in ("", "beauty", "is_broken")),
+        *((MetricsConfig, "names", v) for v in ("", "none", "motion", None, 3, ["beauty"], [True], {})),
         *((Config, "seed", v) for v in (-1, 2**63, True)),
         *((Config, "num_seeds", v) for v in (0, 100_001)),
         *((Config, "seeds", v) for v in ([], [1, 1], [-1], [2**63], "42", [1.5], [True], -1, {})),
@@ -96,7 +100,7 @@ def composed(*overrides: str) -> Config:
 )
 def test_a_value_out_of_range_is_refused_naming_its_key(kind: type, key: str, value: Any):
     section = {ModelConfig: "model.", GenerationConfig: "generation.", VideoConfig: "video.", BackendConfig: "backend."}
-    section[RefineConfig] = "refine."
+    section |= {RefineConfig: "refine.", MetricsConfig: "metrics."}
     with pytest.raises(UserError) as caught:
         kind(**{key: value})
     assert str(caught.value).startswith(section.get(kind, "") + key + ":")
@@ -477,3 +481,23 @@ def test_a_reproducible_folder_may_not_mix_what_changes_the_last_bit():
 
 def test_a_reproducible_video_has_the_id_that_it_would_have_otherwise():
     assert pixel_settings(composed("reproducible=true"), "r") == pixel_settings(composed(), "r")
+
+
+def test_all_metrics_are_measured_unless_a_list_says_which():
+    assert composed().metrics.chosen() == tuple(METRICS)
+    assert composed("metrics.names=[likeness,motion]").metrics.chosen() == ("motion", "likeness")
+    assert composed("metrics.names=[]").metrics.chosen() == ()
+
+
+def test_a_metric_that_is_not_there_is_refused_with_the_nearest():
+    with pytest.raises(
+        UserError, match=r"^metrics.names: 'flickr' is not accepted; did you mean flicker\? The metrics"
+    ):
+        composed("metrics.names=[motion,flickr]")
+
+
+@pytest.mark.parametrize("settings", [pixel_settings, folder_settings])
+@pytest.mark.parametrize("reproducible", ["true", "false"])
+def test_metrics_are_no_part_of_an_id_nor_of_what_a_folder_may_not_mix(settings: Any, reproducible: str):
+    asked = f"reproducible={reproducible}"
+    assert settings(composed(asked, "metrics.names=[]"), "r") == settings(composed(asked), "r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from parts import has_torchcodec, need, offline_datasets
 from svd_batch import dataset
 from svd_batch.config import Codec, ModelConfig, VideoConfig
 from svd_batch.errors import UserError
-from svd_batch.records import CELL_FIELDS, VideoRecord
+from svd_batch.metrics import METRICS
+from svd_batch.records import CELL_FIELDS, VideoRecord, flat
 from svd_batch.store import Store
 from svd_batch.video import read_frames
 
@@ -72,6 +74,9 @@ COLUMNS = {
     "torch_version": "string",
     "svd_batch_version": "string",
     "created_at": "timestamp[ms, tz=UTC]",
+    "metrics_s": "double",
+    "metrics_source": "string",
+    **{name: "bool" if metric.is_flag else "double" for name, metric in METRICS.items()},
 }
 GRID = [make_cell(motion_bucket_id=m, noise_aug_strength=n) for m in (20, 127) for n in (0.02, 0.1)]
 
@@ -119,11 +124,36 @@ def test_the_columns_of_the_table_have_fixed_names_types_and_order(output: Store
     assert list(found.items()) == [*COLUMNS.items(), ("caption", "string"), ("label", "int64")]
 
 
+def test_a_metric_that_was_not_measured_is_null_and_another_what_it_was(store: Store):
+    measured = {"motion": 1.25, "is_frozen": False}
+    put(store, make_record(metrics=measured, metrics_source="frames", metrics_s=0.5))
+    (row,) = rows_of(store)
+    assert {name: row[name] for name in METRICS} == {**dict.fromkeys(METRICS), **measured}
+    assert (row["metrics_source"], row["metrics_s"]) == ("frames", 0.5)
+
+
+def test_a_record_of_before_there_were_metrics_becomes_a_row_without(store: Store):
+    record = make_record()
+    put(store, record)
+    path = next(store.records_dir.glob("*/*.json"))
+    old = {k: v for k, v in json.loads(path.read_text()).items() if not k.startswith("metrics")}
+    path.write_text(json.dumps(old))
+    (row,) = rows_of(store)
+    assert {row[name] for name in (*METRICS, "metrics_s", "metrics_source")} == {None}
+
+
+def test_a_column_that_was_carried_before_its_name_became_ours_is_carried_under_another(store: Store):
+    put(store, make_record(metrics={"motion": 1.25}))
+    keep(store, image_id=["cat"], motion=["running"], source_motion=["a dog's"])
+    (row,) = rows_of(store)
+    assert (row["motion"], row["source_motion"], row["source_source_motion"]) == (1.25, "a dog's", "running")
+
+
 def test_a_row_has_the_values_of_its_record(store: Store):
     record = make_record(image_path=None, model_revision=None, seed=2**63 - 1)
     put(store, record)
     (row,) = rows_of(store)
-    assert row == {**dataclasses.asdict(record), "created_at": datetime.fromisoformat(record.created_at)}
+    assert row == {**dict.fromkeys(METRICS), **flat(record), "created_at": datetime.fromisoformat(record.created_at)}
 
 
 @pytest.mark.parametrize("zone", ["+00:00", "Z", "+02:00"])

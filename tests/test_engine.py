@@ -21,6 +21,7 @@ from PIL import Image
 
 from svd_batch.cli import conf_dir
 from svd_batch.config import Compile, Dtype, MemoryConfig, ModelConfig, Offload, SpeedConfig
+from svd_batch.engine.embedding import ImageEncoder
 from svd_batch.engine.machine import check_machine, peak_resident_bytes
 from svd_batch.engine.memory import apply_speed
 from svd_batch.engine.pipeline import Engine
@@ -270,3 +271,17 @@ def test_the_bundled_checkpoint_loads_and_makes_a_clip() -> None:
     frames = engine.generate(picture, dataclasses.replace(CELL, decode_chunk_size=8), 1).frames
     assert frames.shape == (8, 64, 96, 3)
     assert frames.dtype == np.uint8
+
+
+def test_embeddings_are_those_that_stock_conditions_on(engine: Engine) -> None:
+    pictures = [PICTURE, 255 - PICTURE, PICTURE[::-1].copy()]
+    images = [Image.fromarray(picture) for picture in pictures]
+    with torch.no_grad():
+        stock = StableVideoDiffusionPipeline._encode_image(engine.pipe, images, torch.device("cpu"), 1, False)
+    assert np.allclose(engine.embed(pictures), stock[:, 0].numpy(), atol=1e-5)
+
+
+def test_an_encoder_by_itself_says_the_same(engine: Engine, tiny_checkpoint: Path) -> None:
+    encoder = ImageEncoder(tiny_checkpoint, tiny_model(tiny_checkpoint))
+    many = [PICTURE] * 9 + [255 - PICTURE]  # more than go at once
+    assert np.allclose(encoder.embed(many), engine.embed(many), atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -20,10 +21,11 @@ from conftest import Cli, tiny_overrides
 from PIL import Image
 
 from svd_batch import cli as command_line
-from svd_batch.config import Metric, RefineConfig
-from svd_batch.metrics import likeness, motion
+from svd_batch.config import RefineConfig
+from svd_batch.metrics import Clip, measure
 from svd_batch.records import PlannedVideo, SweepCell
 from svd_batch.refine import Scored, best_cells
+from svd_batch.store import Store
 from svd_batch.video import read_frames
 
 GRID = ["sweep.noise_aug_strength=[0.02,0.3,1]", "sweep.decode_chunk_size=[1,3]"]
@@ -81,7 +83,7 @@ def test_the_best_are_those_whose_drafts_score_highest(refine: Refine, tmp_path:
     refine("refine.best=2")
     for image_id in {row["image_id"] for row in rows(tmp_path / "out")}:
         drafts = [row for row in rows(tmp_path / "out", "draft") if row["image_id"] == image_id]
-        by_motion = {cell_of(r): motion(read_frames(tmp_path / "out" / r["file_name"])[0]) for r in drafts}
+        by_motion = {cell_of(row): row["motion"] for row in drafts}
         assert len(set(by_motion.values())) == 6
         best = sorted(by_motion, key=lambda cell: -by_motion[cell])[:2]
         assert {cell_of(r) for r in rows(tmp_path / "out", "final") if r["image_id"] == image_id} == set(best)
@@ -102,13 +104,36 @@ def test_with_a_target_the_best_are_those_nearest_to_it(refine: Refine, tmp_path
 def test_likeness_compares_the_first_frame_with_the_picture_as_the_model_saw_it(
     refine: Refine, tmp_path: Path, pictures: Path
 ) -> None:
-    refine("refine.best=1", "refine.metric=likeness", "fit=stretch")
+    refine("refine.best=1", "refine.metric=likeness", "fit=stretch", "metrics.names=[]")
     row = next(row for row in rows(tmp_path / "out", "draft") if str(row["image_path"]).endswith("a.png"))
     with Image.open(pictures / "a.png") as image:
         picture = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))
     frames, _ = read_frames(tmp_path / "out" / row["file_name"])
-    assert row["refine_score"] == pytest.approx(likeness(frames, picture))
+    expected = measure(Clip(frames, 7, picture), ["likeness"]).values["likeness"]
+    assert row["refine_score"] == row["likeness"] == pytest.approx(expected)
     assert row["refine_metric"] == "likeness"
+
+
+def test_of_a_metric_of_which_less_is_better_the_lowest_are_taken(refine: Refine, tmp_path: Path) -> None:
+    _, out, _ = refine("refine.best=1", "refine.metric=flicker")
+    assert "lowest first" in out
+    for image_id in {row["image_id"] for row in rows(tmp_path / "out")}:
+        of_image = [row for row in rows(tmp_path / "out") if row["image_id"] == image_id]
+        scores = {cell_of(row): row["refine_score"] for row in of_image if row["quality"] == "draft"}
+        assert [cell_of(row) for row in of_image if row["quality"] == "final"] == [min(scores, key=lambda c: scores[c])]
+
+
+def test_drafts_of_before_there_were_metrics_are_scored_by_their_files_with_the_same_choice(
+    refine: Refine, tmp_path: Path
+) -> None:
+    refine("refine.best=2", "refine.metric=clip_likeness")
+    finals = {row["video_id"] for row in rows(tmp_path / "out", "final")}
+    store = Store(tmp_path / "out")
+    for record in list(store.records()):
+        store.commit(dataclasses.replace(record, metrics={}, metrics_source=None, metrics_s=None))
+    assert refine("refine.best=2", "refine.metric=clip_likeness")[0] == 0
+    assert {row["video_id"] for row in rows(tmp_path / "out", "final")} == finals
+    assert {row["metrics_source"] for row in rows(tmp_path / "out", "draft")} == {"file"}
 
 
 def test_a_final_has_the_score_of_the_draft_that_it_was_chosen_by(refine: Refine, tmp_path: Path) -> None:
@@ -247,8 +272,21 @@ def test_plan_tells_the_drafts_and_how_many_finals_follow(refine: Refine, tmp_pa
         ([], "refine.best: none given"),
         (["refine.best=6"], "refine.best: 6 of 6 cells leaves nothing to choose; give at most 5, or use `run`"),
         (["refine.best=0"], "refine.best: 0 is not accepted"),
-        (["refine.best=1", "refine.metric=beauty"], "refine.metric: 'beauty' is not accepted; give one of"),
-        (["refine.best=1", "refine.target=2"], "refine.target: 2.0 is not accepted; give a number from 0 to 1"),
+        (["refine.best=1", "refine.metric=beauty"], "refine.metric: 'beauty' is not accepted; the metrics are motion,"),
+        (
+            ["refine.best=1", "refine.metric=likenes"],
+            "refine.metric: 'likenes' is not accepted; did you mean likeness?",
+        ),
+        (["refine.best=1", "refine.metric=is_frozen"], "refine.metric: is_frozen is true or false and ranks nothing"),
+        (
+            ["refine.best=1", "refine.metric=contrast_drift"],
+            "refine.target: none given, and the highest contrast_drift",
+        ),
+        (["refine.best=1", "refine.target=-1"], "refine.target: -1.0 is not accepted; give a number from 0"),
+        (
+            ["refine.best=1", "refine.metric=likeness", "refine.target=2"],
+            "refine.target: 2.0 is not accepted; give a number from -1 to 1",
+        ),
         (["refine.best=1", "refine.draft=final"], "refine.draft: 'final' is not accepted; give one of"),
         (
             ["refine.best=1", "quality=draft", "generation.num_inference_steps=10"],
@@ -278,6 +316,10 @@ def test_a_damaged_draft_is_told(refine: Refine, tmp_path: Path) -> None:
     refine("refine.best=1")
     row = rows(tmp_path / "out", "draft")[0]
     (tmp_path / "out" / row["file_name"]).write_bytes(b"")
+    store = Store(tmp_path / "out")
+    record = store.read_record(row["video_id"])
+    assert record is not None
+    store.commit(dataclasses.replace(record, metrics={}))
     assert f"the draft {row['video_id']} can't be scored" in refine("refine.best=1")[2]
 
 
@@ -301,7 +343,7 @@ def buckets(cells: list[SweepCell]) -> list[int]:
     [(1, None, [3]), (2, None, [1, 3]), (1, 0.2, [2]), (2, 0.3, [1, 2]), (9, None, [1, 2, 3])],
 )
 def test_the_choice_is_in_the_grids_order(best: int, target: float | None, chosen: list[int]) -> None:
-    settings = RefineConfig(best=best, metric=Metric.motion, target=target)
+    settings = RefineConfig(best=best, metric="motion", target=target)
     assert buckets(best_cells(scored((1, 0.5), (2, 0.15), (3, 0.9)), settings)) == chosen
 
 

@@ -122,7 +122,7 @@ def test_all_of_the_row_is_printed_aligned_with_what_the_manifest_carried(
     assert command_line.main(["show", str(job), str(row["video_id"])]) == 0
     table = capsys.readouterr().out.split("\n\n")[0].splitlines()
     assert [line.partition(":")[0] for line in table] == list(row)
-    assert "caption:             b" in table
+    assert f"{'caption:':22}b" in table
     assert len({len(line) - len(line.partition(":")[2].lstrip()) for line in table}) == 1
 
 

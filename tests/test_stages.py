@@ -1,14 +1,58 @@
-"""The Generate stage's threads."""
+"""The Generate stage: its threads, and the metrics of what it makes."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from svd_batch.config import MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
+import numpy as np
+import pytest
+from builders import make_cell, make_image
+
+from svd_batch import metrics
+from svd_batch.config import Codec, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.pipeline import Engine
-from svd_batch.stages import Generate, GenerateSettings
+from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
+from svd_batch.metrics import METRICS, Clip, measure
+from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
+from svd_batch.stages import Generate, GenerateSettings, LoadedUnit
 from svd_batch.store import Store
+from svd_batch.video import read_frames
+
+Made = Callable[..., tuple[VideoRecord, list[str]]]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint: Path) -> Engine:
+    model = ModelConfig(id=str(tiny_checkpoint), name="tiny", num_frames=3, height=32, width=32)
+    return Engine(tiny_checkpoint, model, MemoryConfig(), SpeedConfig(), 1)
+
+
+@pytest.fixture
+def made(engine: Engine, tmp_path: Path) -> Iterator[Made]:
+    """Makes one video and returns its record, and what was noted."""
+    stages: list[Generate] = []
+
+    def make(names: tuple[str, ...] = tuple(METRICS)) -> tuple[VideoRecord, list[str]]:
+        Store(tmp_path).create()
+        video = VideoConfig(codec=Codec.ffv1, quality=None)
+        settings = GenerateSettings(
+            str(tmp_path), engine.model, "r", MemoryConfig(), video, "f", torch_threads=1, metrics=names
+        )
+        stages.append(Generate(settings, lambda: engine))
+        planned = PlannedVideo(f"{len(stages):020}", make_cell(num_inference_steps=1, decode_chunk_size=3), 1, 0)
+        picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        loaded = LoadedUnit(WorkUnit(make_image(), (planned,)), picture, "0" * 64, 0.0)
+        (record,) = stages[-1](loaded)
+        assert not isinstance(record, FailureRecord), record.error_message
+        return record, stages[-1].take_notes()
+
+    yield make
+    for stage in stages:
+        stage.close()
 
 
 def test_the_engine_is_loaded_in_the_thread_that_computes(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -24,3 +68,76 @@ def test_the_engine_is_loaded_in_the_thread_that_computes(tmp_path: Path, tiny_c
     stage = Generate(GenerateSettings(str(tmp_path), model, "r", MemoryConfig(), VideoConfig(), "f"), make_engine)
     assert loaded_in == [thread.name for thread in stage._denoiser._threads]
     stage.close()
+
+
+def test_a_video_has_every_metric_of_its_frames(made: Made, tmp_path: Path) -> None:
+    record, notes = made()
+    frames, _ = read_frames(tmp_path / record.file_name)  # lossless
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    expected = measure(Clip(frames, record.playback_fps, picture), METRICS).values
+    assert set(record.metrics) == set(METRICS)
+    assert {name: record.metrics[name] for name in expected} == expected
+    assert record.metrics_source == "frames"
+    assert record.metrics_s is not None
+    assert record.metrics_s > 0
+    assert notes == []
+
+
+def test_only_what_is_asked_for_is_measured(made: Made, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "embed", None)  # not called
+    record, notes = made(("motion", "flicker"))
+    assert (set(record.metrics), notes) == ({"motion", "flicker"}, [])
+
+
+def test_without_metrics_a_record_says_of_none(made: Made) -> None:
+    record, _ = made(())
+    assert (record.metrics, record.metrics_source, record.metrics_s) == ({}, None, None)
+
+
+def test_the_image_encoder_works_in_the_thread_that_computes(
+    made: Made, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    embed = engine.embed
+    monkeypatch.setattr(engine, "embed", lambda p: (threads.append(threading.current_thread().name), embed(p))[1])
+    made()
+    assert [name.split("_")[0] for name in threads] == ["denoise"]
+
+
+def test_an_encoder_that_fails_costs_its_metrics_and_no_video(
+    made: Made, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("CUDA error: a bad day")
+
+    monkeypatch.setattr(engine, "embed", fail)
+    record, notes = made()
+    assert set(METRICS) - set(record.metrics) == {"clip_likeness", "clip_consistency"}
+    assert notes == ["metrics: CLIP's are left out of a video: CUDA error: a bad day"]
+
+
+def test_a_metric_that_fails_is_left_out_and_the_video_committed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = dataclasses.replace(METRICS["sharpness"], measure=lambda clip: 1 / 0)
+    monkeypatch.setitem(metrics.METRICS, "sharpness", broken)
+    record, notes = made()
+    assert set(METRICS) - set(record.metrics) == {"sharpness"}
+    assert notes == ["metrics: sharpness can't be measured: ZeroDivisionError: division by zero"]
+
+
+@pytest.mark.parametrize("names", [tuple(METRICS), ()])
+def test_a_clip_with_a_nan_frame_is_kept_and_called_broken(
+    names: tuple[str, ...], made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = SVDSweepPipeline.decode_latents
+
+    def decode_one_badly(*arguments: Any, **options: Any) -> Any:
+        frames = decode(*arguments, **options)  # (1, 3, T, H, W)
+        frames[:, :, 1, :4] = float("nan")
+        return frames
+
+    monkeypatch.setattr(SVDSweepPipeline, "decode_latents", decode_one_badly)
+    record, _ = made(names)
+    assert record.metrics["is_broken"] is True
+    frames, _ = read_frames(tmp_path / record.file_name)
+    assert frames[1, :4].max() == 0
+    assert frames[1, 4:].max() > 0

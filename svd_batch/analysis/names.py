@@ -1,6 +1,6 @@
 """What the metric columns are called in words, their units, and which direction is the better one.
 
-The only place of the analysis that knows single metrics; any other numeric column works too, under its own name.
+Taken from the metrics' own descriptions; any other numeric column works too, under its own name.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from svd_batch import metrics
 from svd_batch.errors import UserError
 
 Better = Literal["high", "low"]
@@ -31,31 +32,25 @@ class Metric:
     """True or false for each clip; summed up as the fraction of clips."""
 
 
-_METRICS = (
-    Metric("motion", "motion", "px a frame"),
-    Metric("motion_top5", "motion of the fastest 5 %", "px a frame"),
-    Metric("motion_fraction", "relative motion", "of the diagonal a frame"),
-    Metric("motion_top5_fraction", "relative motion of the fastest 5 %", "of the diagonal a frame"),
-    Metric("camera_motion", "camera motion", "px a frame"),
-    Metric("object_motion", "object motion", "px a frame"),
-    Metric("dynamic_degree", "dynamic clips", is_flag=True),
-    Metric("flicker", "flicker", better="low"),
-    Metric("smoothness", "smoothness", better="high"),
-    Metric("likeness", "likeness", better="high", scale="SSIM"),
-    Metric("likeness_last", "likeness of the last frame", better="high", scale="SSIM"),
-    Metric("psnr_first", "PSNR of the first frame", "dB", better="high"),
-    Metric("psnr_last", "PSNR of the last frame", "dB", better="high"),
-    Metric("clip_likeness", "CLIP likeness", better="high", scale="cosine"),
-    Metric("clip_consistency", "CLIP consistency", better="high", scale="cosine"),
-    Metric("sharpness", "sharpness", better="high"),
-    Metric("brightness_drift", "brightness drift"),
-    Metric("contrast_drift", "contrast drift"),
-    Metric("saturation_drift", "saturation drift"),
-    Metric("loop_closure", "loop closure"),
-    Metric("is_frozen", "frozen clips", better="low", is_flag=True),
-    Metric("is_broken", "broken clips", better="low", is_flag=True),
-)
-_BY_NAME = {metric.name: metric for metric in _METRICS}
+_INDICES = ("SSIM", "cosine")
+"""Units that name what an index is measured by and stand behind no figure."""
+
+
+def _metric(measured: metrics.Metric) -> Metric:
+    """Return how a metric of the table is spoken of: the stated height is said once in docs, not behind each figure."""
+    plain = measured.is_flag or measured.unit in ("fraction", *_INDICES)
+    better: dict[str | None, Better | None] = {"higher": "high", "lower": "low"}
+    return Metric(
+        name=measured.name,
+        title=f"{measured.title.removesuffix(' degree')} clips" if measured.is_flag else measured.title,
+        unit="" if plain else measured.unit.partition(" at a height of ")[0],
+        better=better.get(measured.better),
+        scale=measured.unit if measured.unit in _INDICES else "",
+        is_flag=measured.is_flag,
+    )
+
+
+_BY_NAME = {name: _metric(measured) for name, measured in metrics.METRICS.items()}
 METRIC_NAMES: tuple[str, ...] = tuple(_BY_NAME)
 
 

@@ -22,7 +22,7 @@ import svd_batch
 from svd_batch.backends import LoadSettings, num_cores
 from svd_batch.bench.measure import compare
 from svd_batch.bench.summary import JOB_VIDEOS, lines, summary
-from svd_batch.config import BackendConfig, Compile, Config, SpeedConfig
+from svd_batch.config import BackendConfig, Compile, Config, MetricsConfig, SpeedConfig
 from svd_batch.console import Console, Progress
 from svd_batch.errors import UserError
 from svd_batch.job import Job, prepare
@@ -48,7 +48,12 @@ def bench(config: Config, console: Console, *, command: str = "") -> int:
         units = _units(job, load)
         out = _result_file(config)
         threads = config.backend.torch_threads or num_cores()
-        settings = dataclasses.replace(generate_settings(job), torch_threads=threads, num_videos=JOB_VIDEOS)
+        settings = dataclasses.replace(
+            generate_settings(job),
+            torch_threads=threads,
+            num_videos=JOB_VIDEOS,
+            metrics=(),  # a plain loop has none
+        )
         console.say(_headline(config, units, threads))
         document = _document(job, threads, command)
         with lines_only(console, Path(folder) / "log", verbose=config.verbose) as ours:
@@ -84,6 +89,8 @@ def _check(config: Config) -> None:
         raise UserError("output: bench keeps no videos; leave it out (bench.json=FILE says where the measurements go)")
     if config.refine.best is not None:
         raise UserError("refine.best: bench makes the whole grid on both sides; leave it out")
+    if config.metrics != MetricsConfig():
+        raise UserError("metrics.names: bench measures no video on either side; leave it out")
     for key in ("address", "num_actors", "num_gpus", "num_cpus"):
         if getattr(config.backend, key) != getattr(BackendConfig(), key):
             raise UserError(

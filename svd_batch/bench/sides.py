@@ -18,7 +18,7 @@ from svd_batch.config import MemoryConfig
 from svd_batch.engine.pipeline import EngineInfo, Generated, engine_info
 from svd_batch.errors import UserError
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
-from svd_batch.stages import Committer, Generate, GenerateSettings, LoadedUnit, Result, load_image
+from svd_batch.stages import Committer, Embedded, Generate, GenerateSettings, LoadedUnit, Result, load_image
 from svd_batch.store import Store
 
 
@@ -97,10 +97,12 @@ class _Keeping(Committer):
         super().__init__(settings, info)
         self.pixels: dict[str, NDArray[np.float32]] = {}
 
-    def write(self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated) -> Result:
+    def write(
+        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded | None = None
+    ) -> Result:
         assert generated.pixels is not None
         self.pixels[planned.video_id] = generated.pixels
-        return super().write(loaded, planned, generated)
+        return super().write(loaded, planned, generated, embedded)
 
     def turn(self, wall_s: float, records: Sequence[VideoRecord]) -> Turn:
         """Return a turn that has just ended, and forget its videos, so that the same may be made again."""

@@ -83,6 +83,7 @@ class Stock:
         ).frames[0]  # (T, H, W, 3) float in [0, 1]
         self._laps.end("decode")
         frames = (pixels * 255).round().astype(np.uint8)
+        phases: dict[str, Any] = {f"{phase}_s": seconds for phase, seconds in self._laps.seconds.items()}
         return Generated(
             frames,
             batch_size=1,
@@ -91,5 +92,5 @@ class Stock:
             memory_profile=profile_name(self.memory),
             peak_memory_bytes=peak_memory_bytes(self.device),
             pixels=pixels,
-            **{f"{phase}_s": seconds for phase, seconds in self._laps.seconds.items()},
+            **phases,
         )

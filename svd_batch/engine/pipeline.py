@@ -26,6 +26,7 @@ from svd_batch.checkpoint_files import read_configs
 from svd_batch.config import Compile, MemoryConfig, ModelConfig, SpeedConfig
 from svd_batch.engine.batching import BatchSize, Lanes, batch_key
 from svd_batch.engine.compiling import Compiler
+from svd_batch.engine.embedding import embed
 from svd_batch.engine.fit import Demand, check_fits, choose, too_little
 from svd_batch.engine.machine import (
     available_bytes,
@@ -74,6 +75,8 @@ class Generated:
     decode_s: float
     pixels: NDArray[np.float32] | None = None
     """The frames on [0, 1] before rounding, where the engine was told to keep them."""
+    num_nan_frames: int = 0
+    """Frames with NaN or infinite pixels, which are black in `frames`."""
 
 
 @dataclass(frozen=True)
@@ -317,12 +320,29 @@ class Engine:
         return [self._generated(pipe, video, len(asked)) for video in videos]
 
     def _generated(self, pipe: Any, video: NDArray[np.float32], num_samples: int) -> Generated:
-        if not np.isfinite(video).all():
-            raise ValueError("the model returned NaN or infinite pixels")
+        """Return a video with what its call can tell.
+
+        Raises: ValueError when no frame is a picture; where some are, `num_nan_frames` tells of the others.
+        """
+        num_nan_frames = sum(not np.isfinite(frame).all() for frame in video)
+        if num_nan_frames == len(video):
+            raise ValueError("the model returned NaN or infinite pixels in every frame")
         phases = {f"{phase}_s": seconds / num_samples for phase, seconds in pipe.seconds.items()}
-        frames = (video * 255).round().astype(np.uint8)
-        pixels = video if self.keep_pixels else None
-        return Generated(frames, num_samples, 1, 0.0, profile_name(self.memory), 0, pixels=pixels, **phases)
+        finite = np.nan_to_num(video, nan=0.0, posinf=0.0, neginf=0.0) if num_nan_frames else video
+        frames = (finite * 255).round().astype(np.uint8)
+        kept: dict[str, Any] = {"pixels": video if self.keep_pixels else None, "num_nan_frames": num_nan_frames}
+        return Generated(frames, num_samples, 1, 0.0, profile_name(self.memory), 0, **kept, **phases)
+
+    def embed(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return CLIP's embeddings (N, D) of pictures (H, W, 3), by the checkpoint's own image encoder.
+
+        To be called in the thread that computes: where parts wait in host memory their hooks move this one too.
+        """
+        torch.set_num_threads(self.torch_threads)
+        pipe, extractor = self.pipe, self.pipe.feature_extractor
+        found = embed(pipe.image_encoder, extractor.image_mean, extractor.image_std, pipe._execution_device, pictures)
+        pipe.maybe_free_model_hooks()
+        return found
 
 
 def _failed(error: BaseException) -> Future[Any]:
