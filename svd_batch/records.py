@@ -146,7 +146,7 @@ class VideoRecord:
     """Measuring the metrics, the image encoder's pass included; beside generate_s and write_s. None for none."""
     metrics_source: str | None = field(default=None, kw_only=True)
     """What they were measured on: the frames before encoding, the file, or mixed. None for none."""
-    metrics: dict[str, float | bool] = field(default_factory=dict, kw_only=True)
+    metrics: dict[str, float | bool] = field(default_factory=dict, kw_only=True, hash=False)
     """Those that were measured, by name; a column each in the table, null where there is none."""
 
 
