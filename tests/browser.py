@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,13 @@ class Opened:
     page: Page
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+
+    def until(self, code: str, arg: Any = None, seconds: float = 10) -> None:
+        """Wait until a JavaScript function returns true; Playwright's own waiting needs eval, which pages forbid."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(code, arg):
+            assert time.monotonic() < end, f"never true: {code}"
+            self.page.wait_for_timeout(30)
 
     def count(self, selector: str) -> int:
         """Return how many elements there are."""

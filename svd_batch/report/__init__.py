@@ -36,7 +36,7 @@ def write_report(
 ) -> Path:
     """Write the page of one or more output folders and return its path, report.html of the first by default.
 
-    `embed` puts the clips into it, `live` takes the videos from the records, `refresh_s` makes the page load itself anew.
+    `embed` puts the clips into it, `live` takes the videos from the records, `refresh_s` makes it load itself anew.
 
     Raises: UserError when one is no output folder with a table, or the page can't be written.
     """

@@ -132,7 +132,7 @@ def sessions(sweep: Sweep) -> list[Session]:
     table = sweep.table
     if not {"created_at", "generate_s", "write_s", "batch_size"} <= set(table.column_names) or not table.num_rows:
         return []
-    end = table["created_at"].cast(pa.int64()).to_numpy() / 1000 - _floats(table, "write_s")
+    end = table["created_at"].cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_numpy() / 1000 - _floats(table, "write_s")
     batch = np.maximum(_floats(table, "batch_size"), 1)
     start = end - _floats(table, "generate_s") * batch
     known = np.isfinite(start) & (end > start)

@@ -29,8 +29,9 @@ MOST_PICTURES = 2000
 """So many pictures are looked at; each costs a millisecond or two."""
 SLOTS = ("video_id", "short_id", "seed", *(name for name in CELL_FIELDS if name != "sampler"))
 _OPENING = "opening"
-_MARK = "@@{}@@"
-_MARKED = re.compile("@@(" + "|".join((*SLOTS, _OPENING)) + ")@@")
+_MARK = "__svd_batch_slot_{}__"
+"""Of letters and _ alone: no shell, no Hydra and no Python quotes it, as none quotes the digits that it stands for."""
+_MARKED = re.compile(_MARK.format("(" + "|".join((*SLOTS, _OPENING)) + ")"))
 _NO_PICTURE = "The picture is in none of the manifests of the folder's runs any more."
 _TOO_MANY = "Too many pictures for a script of each: svd-batch show prints it."
 

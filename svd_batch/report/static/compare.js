@@ -33,11 +33,8 @@ function drawCompare() {
   const swipes = byId("swipe").checked;
   stage.classList.toggle("swipe", swipes);
   byId("divider-label").hidden = !swipes;
-  stage.replaceChildren(...sides.map(clip => {
-    const element = clipElement(clip, compareWindow, "compare");
-    element.style.aspectRatio = `${columnOf("width")[clip]} / ${columnOf("height")[clip]}`;
-    return element;
-  }));
+  stage.replaceChildren(...sides.map(clip => clipElement(clip, compareWindow, "compare")));
+  setShape(stage, sides[0]);
   if (swipes) stage.append(make("div", { class: "divider", "aria-hidden": "true" }));
   moveDivider();
   sides.forEach((clip, side) => byId(`side-${side}`).replaceChildren(...sideControls(clip, side)));

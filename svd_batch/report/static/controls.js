@@ -18,7 +18,7 @@ function fillControls() {
   fillSelect("tint", [["", "nothing"], ...measureOptions(measures)], state.tint);
   fillSelect("sort", [["", "the table's order"], ...measureOptions(measures)], state.sort);
   for (const id of ["layout", "size", "order", "speed"]) byId(id).value = state[id];
-  byId("order").disabled = !state.sort;
+  byId("order").closest("label").hidden = !state.sort;
   byId("query").value = state.q;
   for (const id of ["x", "y"]) byId(id).closest("label").hidden = state.layout === "clips" || (id === "y" && axes.length < 2);
   fillSliders();

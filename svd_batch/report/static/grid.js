@@ -12,7 +12,13 @@ let rowsShown = new Map(); // row number -> element
 let selected = null; // a clip
 
 const axisOf = name => axes.findIndex(axis => axis.name === name);
-const shownPlaces = axis => axes[axis].values.map((_, i) => i).filter(place => !hidden.some(([a, p]) => a === axis && p === place));
+
+// The places of an axis that any clip is left at.
+function shownPlaces(axis) {
+  const used = new Set();
+  for (let clip = 0; clip < data.num; clip++) if (passing[clip]) used.add(placeOf[axis][clip]);
+  return axes[axis].values.map((_, place) => place).filter(place => used.has(place));
+}
 
 function arrange() {
   const [x, y] = [axisOf(state.x), state.y === state.x ? -1 : axisOf(state.y)];
@@ -41,7 +47,9 @@ function measureSizes() {
   else view.numColumns = Math.max(1, view.columns.length);
   const fitting = Math.floor((inside - view.label) / view.numColumns) - GAP_PX;
   const least = inside < 500 ? 72 : 88;
-  const most = Math.min(480, Math.max(200, (innerHeight - 200) / 2.9 * widest)); // so that three lines are in sight
+  const bars = [...box.parentElement.children].reduce((sum, child) => sum + (child === box ? 0 : child.offsetHeight), 0);
+  const room = Math.max(innerHeight - 60, 540) - bars - 100; // of the lines: what bars and headings leave
+  const most = Math.min(480, Math.max(150, (room / Math.min(3, view.lines.length) - 30) * widest)); // up to three are in sight
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
   view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 34 : 0);
@@ -127,7 +135,8 @@ function draw() {
     const element = !view.byClip && row % view.perPicture === 0 ? headRow(row) : clipRow(row);
     element.style.top = `${topOf(row)}px`;
     element.setAttribute("aria-rowindex", row + 1);
-    canvas.append(element);
+    const after = [...rowsShown.keys()].filter(other => other > row); // in order also for those who don't see
+    canvas.insertBefore(element, after.length ? rowsShown.get(Math.min(...after)) : null);
     rowsShown.set(row, element);
   }
 }

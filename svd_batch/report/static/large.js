@@ -8,7 +8,7 @@ function openLarge(clip) {
   const stage = largeWindow.querySelector(".stage");
   release(largeWindow);
   const element = clipElement(clip, largeWindow, "large");
-  element.style.aspectRatio = `${columnOf("width")[clip]} / ${columnOf("height")[clip]}`;
+  setShape(stage, clip);
   stage.replaceChildren(element);
   byId("large-title").textContent = pictureName(clip);
   byId("large-caption").textContent = pictures.caption[pictureOf[clip]];

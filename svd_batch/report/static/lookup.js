@@ -60,6 +60,7 @@ function bestOfEach(cells, target) {
   return best;
 }
 
+const headOf = measure => (measure.unit ? `${measure.title}, ${measure.unit}` : measure.title);
 const cellHeads = () => cellAxes.map(axis => make("th", { scope: "col" }, axes[axis].name));
 const cellTexts = key => cellAxes.map((axis, i) => make("td", {}, axes[axis].texts[key.split(",")[i]]));
 const cellWords = key => cellAxes.map((axis, i) => `${axes[axis].name} ${axes[axis].texts[key.split(",")[i]]}`).join(", ") || "the only cell";
@@ -127,18 +128,18 @@ function drawForAll(wanted, bound) {
   byId("lookup-all").replaceChildren(make("b", {}, cellWords(best.key)),
     ` makes ${withUnit(best.value, wanted)} of ${wanted.title} (median over ${keptWords(best, bound)}).`,
     best.enough ? "" : " No cell keeps the bound on half of its pictures; this one comes nearest.");
-  byId("lookup-others-head").replaceChildren(...cellHeads(), ...[wanted.title, "pictures"].map(text => make("th", { scope: "col" }, text)));
+  byId("lookup-others-head").replaceChildren(...cellHeads(), ...[headOf(wanted), "pictures"].map(text => make("th", { scope: "col" }, text)));
   byId("lookup-others").replaceChildren(...others.slice(0, 4).map(one => make("tr", {}, ...cellTexts(one.key),
-    make("td", {}, withUnit(one.value, wanted)), make("td", {}, found.least === null ? String(one.num) : `${one.kept} of ${one.num}`))));
+    make("td", {}, figure(one.value)), make("td", {}, found.least === null ? String(one.num) : `${one.kept} of ${one.num}`))));
 }
 
 function drawForEach(wanted, bound) {
   const shown = [...found.each].slice(0, 200);
   byId("lookup-each-head").replaceChildren(make("th", { scope: "col" }, "picture"), ...cellHeads(),
-    ...[wanted.title, ...(bound ? [bound.title] : [])].map(text => make("th", { scope: "col" }, text)));
+    ...[headOf(wanted), ...(bound ? [headOf(bound)] : [])].map(text => make("th", { scope: "col" }, text)));
   byId("lookup-each").replaceChildren(...shown.map(([picture, one]) => make("tr", {}, make("th", { scope: "row" }, pictures.id[picture]),
-    ...cellTexts(one.key), make("td", {}, withUnit(one.value, wanted)),
-    bound ? make("td", {}, `${withUnit(one.boundValue, bound)}${one.kept ? "" : " (below the bound)"}`) : null)));
+    ...cellTexts(one.key), make("td", {}, figure(one.value)),
+    bound ? make("td", {}, `${figure(one.boundValue)}${one.kept ? "" : " (below the bound)"}`) : null)));
   const kept = [...found.each.values()].filter(one => one.kept).length;
   byId("lookup-each-note").textContent = `${kept} of ${plural(found.each.size, "picture")} ${found.least === null ? "have such a clip" : "can keep the bound"}`
     + (found.each.size > shown.length ? `; the first ${shown.length} are listed.` : ".");
@@ -152,7 +153,9 @@ function wireLookup() {
   byId("least").addEventListener("input", event => change({ least: event.target.value }, "lookup"));
   for (const pick of ["all", "each"]) {
     byId(`pick-${pick}`).addEventListener("click", () => {
-      change({ pick }, "filter");
+      // the sliders go to the one cell; cells that differ from picture to picture stand in the wall of clips
+      const at = pick === "all" ? cellAxes.map((axis, i) => `${axes[axis].name}:${found.ranked[0].key.split(",")[i]}`).join(",") : state.at;
+      change({ pick, at, layout: pick === "all" ? "pictures" : "clips" }, "filter");
       byId("clips").scrollIntoView({ behavior: "smooth" });
     });
   }

@@ -70,7 +70,10 @@ function wirePage() {
 function showCell(cell) {
   const places = Object.entries(cell).map(([name, value]) => [name, axes.find(axis => axis.name === name)?.values.indexOf(value) ?? -1]);
   const known = places.filter(([, place]) => place >= 0);
-  if (known.length) change({ pick: known.map(pair => pair.join(":")).join(",") }, "filter");
+  if (known.length) {
+    const text = known.map(pair => pair.join(":")).join(",");
+    change({ pick: text, at: text, layout: "pictures" }, "filter");
+  }
   byId("clips").scrollIntoView({ behavior: "smooth" });
 }
 

@@ -22,6 +22,11 @@ function wireWindows() {
   }
 }
 
+// Give a stage the shape of a clip, so that nothing but the clip is in its box.
+function setShape(stage, clip) {
+  stage.style.setProperty("--aspect", columnOf("width")[clip] / columnOf("height")[clip]);
+}
+
 function rows(pairsOfText) {
   return pairsOfText.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)));
 }
@@ -52,7 +57,7 @@ function wireCard() {
     clearTimeout(waiting);
     const cell = event.target.closest?.(".cell, .tile");
     if (cell?.clip === undefined) return hideCard();
-    waiting = setTimeout(() => cell.isConnected && showCard(cell), card.hidden ? 250 : 30);
+    waiting = setTimeout(() => cell.isConnected && showCard(cell), card.hidden ? 450 : 60);
   });
   document.addEventListener("scroll", hideCard, true);
   document.addEventListener("pointerdown", hideCard);
