@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +16,19 @@ from browser import Opened, open_browser, open_file
 from builders import (
     cell_values,
     commit_video,
+    encode,
     make_cell,
     make_failure,
     make_frames,
     make_output,
     make_record,
     make_store,
+    picture_bytes,
+    write_parquet,
 )
+from PIL import Image
 
-from svd_batch import dataset, ids
+from svd_batch import dataset, ids, show
 from svd_batch.config import VideoConfig
 from svd_batch.records import SweepCell, VideoRecord
 from svd_batch.report import write_report
@@ -63,12 +69,26 @@ def with_metrics(store: Store) -> None:
     pq.write_table(table, store.metadata)
 
 
-def commit_copy(store: Store, image_id: str, cell: SweepCell, clip: bytes) -> VideoRecord:
+def remember_pictures(store: Store) -> dict[str, str]:
+    """Write a manifest of a transparent picture and an embedded one into run.json; return their SHA-256."""
+    clear = picture_bytes("PNG", seed=1)
+    rgba = Image.open(io.BytesIO(clear)).convert("RGBA")
+    rgba.putalpha(100)
+    pictures = {"<b>cat</b>": encode(rgba), "dog": picture_bytes("JPEG")}
+    (store.root / "cat's.png").write_bytes(pictures["<b>cat</b>"])
+    columns = {"image_id": list(pictures), "image_path": ["cat's.png", None], "image_bytes": [None, pictures["dog"]]}
+    manifest = write_parquet(store.root / "m.parquet", columns)
+    settings = {"fit": "pad", "video.codec": "h264", "model.variant": None, "model.id": "pocket", "seed": 3}
+    store.write_run({"format": 1, "settings": settings, "runs": [], "manifest": [str(manifest)]})
+    return {image_id: hashlib.sha256(data).hexdigest() for image_id, data in pictures.items()}
+
+
+def commit_copy(store: Store, image_id: str, cell: SweepCell, clip: bytes, sha256: str) -> VideoRecord:
     """Commit a video whose file is made already."""
     video_id = ids.video_id(image_id, cell, 11, {})
     temporary = store.temporary("mp4")
     temporary.write_bytes(clip)
-    record = make_record(video_id, image_id, **cell_values(cell), num_frames=NUM_FRAMES)
+    record = make_record(video_id, image_id, **cell_values(cell), num_frames=NUM_FRAMES, image_sha256=sha256)
     store.place(temporary, record.file_name)
     store.commit(record)
     return record
@@ -80,9 +100,10 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = make_store(tmp_path_factory.mktemp("it's 50% #1") / "out")
     write_video(store.temporary_dir / "clip.mp4", make_frames(NUM_FRAMES), 7, VideoConfig())
     clip = (store.temporary_dir / "clip.mp4").read_bytes()
+    sha256 = remember_pictures(store)
     for image_id in ("<b>cat</b>", "dog"):
         for cell in GRID[:-1] if image_id == "dog" else GRID:
-            record = commit_copy(store, image_id, cell, clip)
+            record = commit_copy(store, image_id, cell, clip, sha256[image_id])
     (store.root / record.file_name).unlink()
     store.record_failure(
         make_failure("dog", video_id="ab" * 10, stage="generate", error_message="out <i>of</i> memory")
@@ -277,6 +298,14 @@ def test_a_click_shows_a_clip_large_with_its_row(page: Opened) -> None:
     assert page.text("#large-title") == "<b>cat</b>"
     assert page.text("#large-caption") == HOSTILE
     assert "1.29 px a frame" in page.text("#large-metrics")
+
+
+@pytest.mark.parametrize("number", [0, 4, 9])
+def test_command_and_script_of_a_clip_are_those_that_show_prints(page: Opened, output: Store, number: int) -> None:
+    page.page.click(f"#canvas .cell >> nth={number}")
+    shown = show.find(output.root, page.text("#large-file"))
+    assert page.page.text_content("#large-command") == show.command(shown)
+    assert page.page.text_content("#large-script") == show.script(shown)
 
 
 def test_arrows_in_the_large_view_go_to_the_next_cell(page: Opened) -> None:

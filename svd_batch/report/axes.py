@@ -24,12 +24,13 @@ class Axis:
 
 
 def varying_axes(sweep: Sweep) -> list[Axis]:
-    """Return the axes with more than one value; the one with the most values first, else in the order of a cell.
+    """Return the axes with more than one value: folders first, then those with most values, else in a cell's order.
 
     Folders come in the order that they were given in, all other values sorted.
     """
     axes = [Axis(name, _values(sweep, name)) for name in _axis_columns(sweep.table)]
-    return sorted((axis for axis in axes if len(axis.values) > 1), key=lambda axis: -len(axis.values))
+    varying = (axis for axis in axes if len(axis.values) > 1)
+    return sorted(varying, key=lambda axis: (axis.name != DATASET, -len(axis.values)))
 
 
 def _values(sweep: Sweep, name: str) -> tuple[Any, ...]:

@@ -130,9 +130,15 @@ def sessions(sweep: Sweep) -> list[Session]:
     A video was in generation for its batch's time (generate_s is its share of that) up to write_s before its record.
     """
     table = sweep.table
-    if not {"created_at", "generate_s", "write_s", "batch_size"} <= set(table.column_names) or not table.num_rows:
+    needed = {"created_at", "generate_s", "write_s", "batch_size"}
+    if (
+        not table.num_rows
+        or not needed <= set(table.column_names)
+        or not pa.types.is_timestamp(table["created_at"].type)
+    ):
         return []
-    end = table["created_at"].cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_numpy() / 1000 - _floats(table, "write_s")
+    created_ms = table["created_at"].cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_numpy()
+    end = created_ms / 1000 - _floats(table, "write_s")
     batch = np.maximum(_floats(table, "batch_size"), 1)
     start = end - _floats(table, "generate_s") * batch
     known = np.isfinite(start) & (end > start)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,10 @@ def recipes(folders: Sequence[Folder], rows: pa.Table) -> Recipes:
     found = Recipes()
     known: dict[Any, int] = {}
     sources = {folder.name: _Source(folder, set(rows["image_id"].to_pylist())) for folder in folders}
-    for row in _steering(rows):
+    steering = _steering_names(rows)
+    for row in rows.select([DATASET, "image_id", *steering]).to_pylist():
         source = sources[row[DATASET]]
-        key = (row[DATASET], *(row[name] for name in _steering_names(rows)))
+        key = (row[DATASET], *(row[name] for name in steering))
         opening, imports, note = source.opening(row["image_id"])
         for name, chosen, extra in (("command", found.command, None), ("script", found.script, imports)):
             if source.settings is None or (name == "script" and opening is None):
@@ -114,10 +115,6 @@ def _steering_names(rows: pa.Table) -> list[str]:
     timed = {"video_sha256", "peak_memory_bytes", "batch_size", "quality", "memory_profile", "fingerprint", "metrics"}
     # an interval or band of guidance is a slot, and whether there is one is in `approximations`
     return [n for n in rows.column_names if n in own - per_video - timed and not n.endswith("_s")]
-
-
-def _steering(rows: pa.Table) -> Iterable[Mapping[str, Any]]:
-    return rows.select([DATASET, "image_id", *_steering_names(rows)]).to_pylist()  # type: ignore[no-any-return]
 
 
 class _Source:

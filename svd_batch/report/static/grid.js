@@ -52,7 +52,7 @@ function measureSizes() {
   const most = Math.min(480, Math.max(150, (room / Math.min(3, view.lines.length) - 30) * widest)); // up to three are in sight
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
-  view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 34 : 0);
+  view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 52 : 0);
   view.head = view.byClip ? 0 : HEAD_PX;
   view.perPicture = view.byClip ? 1 : view.lines.length + 1;
   view.numRows = view.byClip ? Math.ceil(view.clips.length / view.numColumns) : view.order.length * view.perPicture;
