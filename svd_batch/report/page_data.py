@@ -17,7 +17,7 @@ from svd_batch.report.columns import Column, column, compact, rounded
 from svd_batch.report.extremes import Extremes, Flagged
 from svd_batch.report.folders import DATASET, Sweep
 from svd_batch.report.measures import Measure
-from svd_batch.report.posters import MOST_POSTERS, make_posters
+from svd_batch.report.posters import MOST_OF_THEIR_OWN, MOST_POSTERS, make_posters
 from svd_batch.report.recipes import recipes
 from svd_batch.report.selection import Selection
 
@@ -121,7 +121,7 @@ def _files(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], *, embed: bool
     if embed:
         found["embedded"] = {str(i): _data_uri(path) for i, path in enumerate(paths) if there[i]}
     else:
-        found["poster"] = compact([int(has) for has in _posters(sweep, rows, there)], pictures)
+        found["poster"] = compact(_posters(sweep, rows, pictures, there), pictures)
     return found
 
 
@@ -130,16 +130,21 @@ def _data_uri(path: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _posters(sweep: Sweep, rows: pa.Table, there: Sequence[bool]) -> list[bool]:
-    """Return which clips have a poster; the first ones of the page get theirs made."""
-    result = [False] * rows.num_rows
-    owners, names = rows[DATASET].to_pylist(), rows["file_name"].to_pylist()
-    chosen = [i for i in range(rows.num_rows) if there[i]][:MOST_POSTERS]
+def _posters(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], there: Sequence[bool]) -> list[int | None]:
+    """Return for each clip the clip whose poster it shows: its own, or in a large page its picture's first."""
+    folders, names = rows[DATASET].to_pylist(), rows["file_name"].to_pylist()
+    shared = sum(there) > MOST_OF_THEIR_OWN
+    owners: dict[Any, int] = {}
+    for i, (folder, picture) in enumerate(zip(folders, pictures, strict=True)):
+        if there[i] and len(owners) < MOST_POSTERS:
+            owners.setdefault((folder, picture) if shared else i, i)
+    made: set[int] = set()
     for folder in sweep.folders:
-        mine = [i for i in chosen if owners[i] == folder.name]
-        for i, has in zip(mine, make_posters(folder.store, [names[i] for i in mine]), strict=True):
-            result[i] = has
-    return result
+        mine = [i for i in owners.values() if folders[i] == folder.name]
+        found = make_posters(folder.store, [names[i] for i in mine])
+        made |= {i for i, has in zip(mine, found, strict=True) if has}
+    keys = zip(folders, pictures, strict=True) if shared else range(rows.num_rows)
+    return [owner if (owner := owners.get(key)) in made else None for key in keys]
 
 
 def extremes_data(found: Sequence[Extremes], flags: Sequence[Flagged], selection: Selection) -> dict[str, Any]:

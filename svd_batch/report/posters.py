@@ -10,8 +10,10 @@ from typing import Any
 
 from svd_batch.store import Store
 
-MOST_POSTERS = 2000
-"""A page of more clips has posters of so many; the others show their first frame once they are loaded."""
+MOST_OF_THEIR_OWN = 250
+"""In a page of more clips, those of a picture in a folder share the first one's: decoding 1,000 takes half a minute."""
+MOST_POSTERS = 400
+"""So many are made; clips beyond them show their first frame once they are loaded."""
 _WIDTH_PX = 256
 _QUALITY = 70
 _STILL = (".gif", ".webp")

@@ -1,12 +1,13 @@
 // A clip as an element: a placeholder with its poster that becomes a video near the screen and is unloaded far from it.
 
 const MARGIN_PX = 250;
+const LOAD_AFTER_MS = 90;
 const observers = new Map(); // scrolling box -> its observer
 const loaded = new Map(); // element -> member of the clock
 
 function observerOf(box) {
   if (!observers.has(box)) {
-    const seen = entries => entries.forEach(entry => (entry.isIntersecting ? load : unload)(entry.target));
+    const seen = entries => entries.forEach(entry => (entry.isIntersecting ? loadSoon : unload)(entry.target));
     observers.set(box, new IntersectionObserver(seen, { root: box, rootMargin: `${MARGIN_PX}px` }));
   }
   return observers.get(box);
@@ -31,8 +32,14 @@ function clipElement(clip, box, scope = "page") {
   return element;
 }
 
+// What only passes by while someone scrolls is not loaded.
+function loadSoon(element) {
+  clearTimeout(element.waiting);
+  element.waiting = setTimeout(load, element.scope === "page" ? LOAD_AFTER_MS : 0, element);
+}
+
 function load(element) {
-  if (loaded.has(element)) return;
+  if (loaded.has(element) || !element.isConnected) return;
   const { clip } = element;
   if (["gif", "webp"].includes(suffixOf[clip])) {
     loaded.set(element, null);
@@ -52,6 +59,7 @@ function load(element) {
 }
 
 function unload(element) {
+  clearTimeout(element.waiting);
   if (!loaded.has(element)) return;
   const member = loaded.get(element);
   loaded.delete(element);

@@ -24,7 +24,7 @@ function columnOf(name) {
 
 const folderOf = unpack(data.folder, pictureOf);
 const suffixOf = unpack(data.suffix, pictureOf);
-const hasPoster = unpack(data.poster, pictureOf);
+const posterOwner = unpack(data.poster, pictureOf); // in a large page a picture's clips share one
 const placeOf = axes.map(axis => unpack(data.places[axis.name], pictureOf)); // [axis][clip] -> position on the axis
 const isMissing = new Set(data.missing);
 const framesOf = columnOf("num_frames");
@@ -44,9 +44,10 @@ function fileOf(clip) {
 }
 
 function posterOf(clip) {
-  if (!hasPoster[clip]) return null;
-  const id = data.video_id[clip];
-  return `${data.folders[folderOf[clip]].href}.svd_batch/posters/${id.slice(0, 2)}/${id}.jpg`;
+  const owner = posterOwner[clip];
+  if (owner === null || (owner !== clip && suffixOf[clip] === "mkv")) return null; // what never plays shows its own or none
+  const id = data.video_id[owner];
+  return `${data.folders[folderOf[owner]].href}.svd_batch/posters/${id.slice(0, 2)}/${id}.jpg`;
 }
 
 // --- the grid's cells: from picture and axis positions to a clip ------------------------------------------------
