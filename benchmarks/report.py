@@ -34,9 +34,10 @@ METRICS = (
 )
 SECONDS = ("load_s", "generate_s", "write_s", "condition_s", "denoise_s", "decode_s", "encode_s", "commit_s")
 MEASURE = (
-    "import resource, sys, time; from pathlib import Path; start = time.perf_counter();"
+    "import re, sys, time; from pathlib import Path; start = time.perf_counter();"
     "from svd_batch.report import write_report; path = write_report(Path(sys.argv[1]));"
-    "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, path.stat().st_size)"
+    "peak_kib = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1];"
+    "print(time.perf_counter() - start, int(peak_kib) / 1024, path.stat().st_size)"
 )
 
 

@@ -357,6 +357,15 @@ def test_embedded_clips_are_the_files(tmp_path: Path):
     assert base64.b64decode(encoded) == (store.root / record.file_name).read_bytes()
 
 
+def test_a_page_too_large_for_a_mail_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    monkeypatch.setattr(command_line, "_MAILABLE_BYTES", 1000)
+    assert command_line.main(["report", str(store.root), "--embed"]) == 0
+    assert "many mail servers take no more than 25" in capsys.readouterr().err
+
+
 def test_a_live_page_shows_what_is_committed_and_leaves_the_tables_alone(tmp_path: Path):
     store = make_output(tmp_path / "out", image_ids=["cat"])
     before = store.metadata.read_bytes()

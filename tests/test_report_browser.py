@@ -29,7 +29,7 @@ from builders import (
 from PIL import Image
 
 from svd_batch import dataset, ids, show
-from svd_batch.config import VideoConfig
+from svd_batch.config import Codec, VideoConfig
 from svd_batch.records import SweepCell, VideoRecord
 from svd_batch.report import write_report
 from svd_batch.store import Store
@@ -445,7 +445,27 @@ def test_an_embedded_page_plays_without_its_folder(browser: Browser, tmp_path: P
     opened.page.close()
 
 
-def test_a_page_of_one_cell_and_one_of_no_metrics_work(browser: Browser, tmp_path: Path) -> None:
+def test_a_live_page_shows_new_videos_by_itself_and_keeps_what_was_chosen(browser: Browser, tmp_path: Path) -> None:
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    opened = open_file(browser, write_report(store.root, live=True, refresh_s=1), "play=0&size=small")
+    opened.page.wait_for_selector("#canvas .cell")
+    commit_video(store, "owl")
+    write_report(store.root, live=True, refresh_s=1)
+    opened.page.wait_for_selector("#canvas .cell >> nth=1")
+    assert opened.page.input_value("#size") == "small"
+    opened.page.close()
+
+
+def test_animated_pictures_are_shown(browser: Browser, tmp_path: Path) -> None:
+    config = VideoConfig(Codec.gif, None, None, False)
+    opened = open_file(browser, write_report(make_output(tmp_path / "out", image_ids=["cat"], config=config).root))
+    opened.page.wait_for_selector("#canvas .clip img")
+    opened.until("() => document.querySelector('#canvas .clip img').naturalWidth === 48")
+    assert not opened.complaints
+    opened.page.close()
+
+
+def test_a_page_of_one_cell_without_metrics_works(browser: Browser, tmp_path: Path) -> None:
     opened = open_file(browser, write_report(make_output(tmp_path / "out", image_ids=["cat"]).root))
     opened.page.wait_for_selector("#canvas video")
     assert (cells(opened), opened.count("#lookup"), opened.complaints) == (1, 0, [])

@@ -49,7 +49,9 @@ function measureSizes() {
   const least = inside < 500 ? 72 : 88;
   const bars = [...box.parentElement.children].reduce((sum, child) => sum + (child === box ? 0 : child.offsetHeight), 0);
   const room = Math.max(innerHeight - 60, 540) - bars - 100; // of the lines: what bars and headings leave
-  const most = Math.min(480, Math.max(150, (room / Math.min(3, view.lines.length) - 30) * widest)); // up to three are in sight
+  const widthFor = lines => Math.min(480, Math.max(150, (room / Math.min(lines, view.lines.length) - 30) * widest));
+  const isNarrow = view.label + view.numColumns * widthFor(3) < 0.6 * inside;
+  const most = widthFor(isNarrow ? 2 : 3); // so many lines are in sight
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
   view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 52 : 0);

@@ -14,6 +14,7 @@ function openLarge(clip) {
   byId("large-caption").textContent = pictures.caption[pictureOf[clip]];
   byId("large-file").textContent = data.video_id[clip];
   byId("large-file").href = fileOf(clip);
+  if (data.embedded) byId("large-file").download = `${data.video_id[clip]}.${suffixOf[clip]}`; // browsers don't open data: links
   byId("large-axes").replaceChildren(...axes.map((axis, i) => axisStepper(axis, i, clip)));
   byId("large-metrics").replaceChildren(...rows(measuredRows(clip)));
   byId("large-parameters").replaceChildren(...rows(Object.keys(data.columns).map(name => [name, textOf(name, clip)])));

@@ -95,6 +95,7 @@ function begin() {
   readState();
   applyTheme(storedTheme());
   if (innerWidth < 700) byId("settings").open = false;
+  document.documentElement.style.setProperty("--widest", widest);
   byId("sync-note").hidden = !clipsDiffer;
   wireControls();
   wireWindows();

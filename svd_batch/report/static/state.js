@@ -4,7 +4,7 @@ const DEFAULTS = {
   x: axes[0]?.name ?? "",
   y: axes[1]?.name ?? "",
   at: "", // positions of the other axes' sliders, as axis:position,…
-  layout: "pictures",
+  layout: axes.length ? "pictures" : "clips",
   size: "fit",
   tint: numbers.find(m => m.isMetric)?.name ?? "",
   sort: "",
