@@ -1,6 +1,6 @@
 // A clip as an element: a placeholder with its poster that becomes a video near the screen and is unloaded far from it.
 
-const MARGIN_PX = 250;
+const MARGIN_PX = 160;
 const LOAD_AFTER_MS = 90;
 const observers = new Map(); // scrolling box -> its observer
 const loaded = new Map(); // element -> member of the clock
