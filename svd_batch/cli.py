@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "svd-batch"
 USAGE_ERROR, PROBLEMS_FOUND, INTERRUPTED = 2, 1, 130
+_MAILABLE_BYTES = 18_000_000
+"""Base64 in a mail makes a third more of it."""
 
 HELP = """usage: svd-batch VERB [ARGUMENTS]
 
@@ -30,7 +32,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   refine [KEY=VALUE ...]    draft a sweep, score the drafts, and make the best cells of each picture in final quality
   plan [KEY=VALUE ...]      say what `run` would do, without doing it
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
-  report OUTPUT             write the HTML page of a finished or interrupted run
+  report OUTPUT [OUTPUT ..] write one HTML page of finished, interrupted or (--watch) running runs, side by side
   score OUTPUT              measure what the videos lack of the metrics, from their files
   recommend OUTPUT ...      say which cell gives the motion you want, within bounds
   verify OUTPUT             check that every video is there, unchanged and playable
@@ -343,12 +345,36 @@ def _manifest(rest: list[str]) -> int:
 
 
 def _report(rest: list[str]) -> int:
-    parser = _parser("report", "Write OUTPUT/report.html: the grid of clips for each picture, and the failures.")
-    parser.add_argument("output", type=Path, help="output folder of a run")
+    parser = _parser(
+        "report",
+        "Write one HTML page that needs no server and no network: the grid of clips, which cell makes what you want, "
+        "the clips that stand out, failures, costs and provenance. Several folders are compared side by side.",
+    )
+    parser.add_argument("output", type=Path, nargs="+", help="output folder of a run")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: report.html in the first OUTPUT")
+    parser.add_argument("--embed", action="store_true", help="put the clips into the page, for mailing it")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=10.0,
+        metavar="SECONDS",
+        help="write the page again every so many seconds (10) until the run is over; it loads itself anew",
+    )
     arguments = parser.parse_args(rest)
+    if arguments.watch is not None and not arguments.watch >= 1:
+        parser.error(f"--watch: {arguments.watch:g} is not accepted; give 1 second or more")
     from svd_batch.report import write_report
+    from svd_batch.report.watch import watch
 
-    print(write_report(arguments.output).resolve().as_uri())
+    if arguments.watch is not None:
+        path = watch(arguments.output, arguments.out, arguments.watch, embed=arguments.embed)
+    else:
+        path = write_report(arguments.output, arguments.out, embed=arguments.embed)
+    if arguments.embed and path.stat().st_size > _MAILABLE_BYTES:
+        megabytes = path.stat().st_size / 1e6
+        print(f"warning: {path} has {megabytes:.0f} MB; many mail servers take no more than 25", file=sys.stderr)
+    print(path.resolve().as_uri())
     return 0
 
 

@@ -98,7 +98,15 @@ def _with_scores(store: Store, table: pa.Table) -> pa.Table:
 
 
 def compact(store: Store) -> tuple[int, int]:
-    """Write metadata.parquet and failures.parquet from the records; return (videos, pictures with a video).
+    """Write metadata.parquet and failures.parquet from the records; return (videos, pictures with a video)."""
+    table, failures = tables(store)
+    _write(store, table, store.metadata)
+    _write(store, failures, store.failures_table)
+    return table.num_rows, len(pc.unique(table["image_id"]))
+
+
+def tables(store: Store) -> tuple[pa.Table, pa.Table]:
+    """Return metadata.parquet and failures.parquet as the records have them now; writes nothing.
 
     Videos come in manifest order, then by cell and replicate; carried columns follow ours.
     """
@@ -120,10 +128,7 @@ def compact(store: Store) -> tuple[int, int]:
     for name in images.column_names:
         if name != "image_id":
             table = table.append_column(_free_name(name, table, images), images[name].take(indices))
-    failures = store.failures()
-    _write(store, table, store.metadata)
-    _write(store, _table(failures, FailureRecord), store.failures_table)
-    return len(records), len({r.image_id for r in records})
+    return table, _table(store.failures(), FailureRecord)
 
 
 def _free_name(name: str, table: pa.Table, images: pa.Table) -> str:

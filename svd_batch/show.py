@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from svd_batch import checkpoint
 from svd_batch.config import ModelConfig
@@ -216,8 +216,16 @@ def script(shown: Shown) -> str:
 
     Raises: UserError when the picture is in no manifest or can't be opened.
     """
+    return script_text(shown, "\n".join(_opening(shown.image(), shown.record)))
+
+
+def script_text(shown: Shown, opening: str, imports: frozenset[str] | None = None) -> str:
+    """Return the script around the lines that leave `picture` upright and in RGB; opens nothing.
+
+    `imports`: what those lines need of `io`, `np` and `pq`; found in them where it isn't given.
+    """
     record, settings = shown.record, shown.settings
-    image = shown.image()
+    imports = imported(opening) if imports is None else imports
     folder = checkpoint_folder(record)
     where = repr(record.model_id) + f", revision={record.model_revision!r}" if folder is None else repr(str(folder))
     size = (record.width, record.height)
@@ -229,10 +237,9 @@ def script(shown: Shown) -> str:
     title, pipeline = _pipeline(record)
     cell = "".join(f"    {name}={value},\n" for name, value in _arguments(record))
     device = _plain(record.device_name)
-    opening = "\n".join(_opening(image, record))
-    standard = [f"import {name}\n" for name in ("io",) if f"{name}." in opening]
+    standard = [f"import {name}\n" for name in ("io",) if name in imports]
     others = {"np": "import numpy as np\n", "pq": "import pyarrow.parquet as pq\n"}
-    needed = [line for name, line in others.items() if f"{name}." in opening]
+    needed = [line for name, line in others.items() if name in imports]
     return f'''"""Make video {record.video_id} {title}.
 
 The job had torch {record.torch_version}, diffusers {record.diffusers_version} and {device}; others may round otherwise.
@@ -264,6 +271,11 @@ for i, frame in enumerate(frames):
     frame.save(folder / f"{{i:03}}.png")
 print(f"{{len(frames)}} frames in {{folder}}; the dataset plays them at {record.playback_fps} a second")
 '''
+
+
+def imported(opening: str) -> frozenset[str]:
+    """Return which of `io`, `np` and `pq` the lines that open the picture need."""
+    return frozenset(name for name in ("io", "np", "pq") if f"{name}." in opening)
 
 
 def _is_stock(record: VideoRecord) -> bool:
@@ -307,13 +319,30 @@ def _plain(text: str) -> str:
 
 def _opening(image: ImageRecord, record: VideoRecord) -> Iterator[str]:
     """Yield the lines that leave `picture` upright and in RGB, as `images.open_image` does."""
-    if image.source_row is None and "://" in image.source:
-        yield f"# download {_plain(image.source)} as picture.png first"
-        yield 'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
+    if is_remote(image):
+        yield from opening_lines(image, None)
         return
     data = _bytes(image)
     if hashlib.sha256(data).hexdigest() != record.image_sha256:
         yield "# NOTE: the picture is not the one that the video was made of; its bytes have changed since"
+    try:
+        open_image(data)  # refuses what the job refuses
+    except ItemError as error:
+        raise UserError(f"show: the picture can't be opened any more: {error}") from None
+    yield from opening_lines(image, Image.open(io.BytesIO(data)))
+
+
+def is_remote(image: ImageRecord) -> bool:
+    """Return whether the picture is to be downloaded first."""
+    return image.source_row is None and "://" in image.source
+
+
+def opening_lines(image: ImageRecord, picture: Image.Image | None) -> Iterator[str]:
+    """Yield the lines that open an unchanged picture; of `picture`, None for a remote one, only its mode is asked."""
+    if picture is None:
+        yield f"# download {_plain(image.source)} as picture.png first"
+        yield 'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
+        return
     if image.source_row is not None:
         value = f"pq.read_table({image.source!r}, columns=[{image.bytes_column!r}])[0][{image.source_row}].as_py()"
         value = f'{value}["bytes"]' if image.bytes_column == "image" else value
@@ -322,16 +351,11 @@ def _opening(image: ImageRecord, record: VideoRecord) -> Iterator[str]:
     else:
         opened = repr(image.source)
     yield f"picture = ImageOps.exif_transpose(Image.open({opened}))"
-    yield from _to_rgb(data)
+    yield from _to_rgb(picture)
 
 
-def _to_rgb(data: bytes) -> Iterator[str]:
+def _to_rgb(picture: Image.Image) -> Iterator[str]:
     """Yield the lines that this very picture needs to become RGB."""
-    try:
-        open_image(data)  # refuses what the job refuses
-    except ItemError as error:
-        raise UserError(f"show: the picture can't be opened any more: {error}") from None
-    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if picture.mode.startswith("I") or picture.mode == "F":
         yield "grey = np.asarray(picture, dtype=np.float64)"
         top = "65535" if picture.mode != "F" else "grey.max()"

@@ -1,19 +1,491 @@
-"""The report in a real browser, from file://, offline."""
+"""The report in a real browser, from file://, offline. Each module's pages share one browser."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from browser import open_page
-from builders import make_output
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from browser import Opened, open_browser, open_file
+from builders import (
+    cell_values,
+    commit_video,
+    encode,
+    make_cell,
+    make_failure,
+    make_frames,
+    make_output,
+    make_record,
+    make_store,
+    picture_bytes,
+    write_parquet,
+)
+from PIL import Image
 
+from svd_batch import dataset, ids, show
+from svd_batch.config import Codec, VideoConfig
+from svd_batch.records import SweepCell, VideoRecord
 from svd_batch.report import write_report
+from svd_batch.store import Store
+from svd_batch.video import write_video
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+MOTION, NOISE, STEPS = (20, 127, 240), (0.02, 0.1), (10, 25)
+GRID = [
+    make_cell(motion_bucket_id=m, noise_aug_strength=n, num_inference_steps=s)
+    for m in MOTION
+    for n in NOISE
+    for s in STEPS
+]
+HOSTILE = "</script><script>window.hit = 1</script><!--<img src=x onerror='window.hit = 2'>"
+NUM_FRAMES = 12
 
 
-def test_the_page_starts_its_clips_and_the_browser_has_nothing_to_complain_about(tmp_path: Path) -> None:
-    store = make_output(tmp_path / "out")
-    with open_page(write_report(store.root)) as (page, complaints):
-        page.wait_for_selector("video[src]")
-        started = page.eval_on_selector_all("video[src]", "videos => videos.map(v => v.getAttribute('src'))")
-    assert all((store.root / name).is_file() for name in started)
-    assert not complaints
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The browser of all tests here."""
+    with open_browser() as opened:
+        yield opened
+
+
+def with_metrics(store: Store) -> None:
+    """Add metrics to the table: motion grows with its bucket and likeness falls; one clip isn't measured."""
+    table = pq.read_table(store.metadata)
+    bucket = np.array(table["motion_bucket_id"].to_pylist())
+    noise = np.array(table["noise_aug_strength"].to_pylist())
+    motion: list[Any] = (bucket / 100 + noise).tolist()
+    motion[-1] = None
+    columns = {"motion": motion, "likeness": (1 - bucket / 300).tolist(), "is_frozen": (bucket == 20).tolist()}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, store.metadata)
+
+
+def remember_pictures(store: Store) -> dict[str, str]:
+    """Write a manifest of a transparent picture and an embedded one into run.json; return their SHA-256."""
+    clear = picture_bytes("PNG", seed=1)
+    rgba = Image.open(io.BytesIO(clear)).convert("RGBA")
+    rgba.putalpha(100)
+    pictures = {"<b>cat</b>": encode(rgba), "dog": picture_bytes("JPEG")}
+    (store.root / "cat's.png").write_bytes(pictures["<b>cat</b>"])
+    columns = {"image_id": list(pictures), "image_path": ["cat's.png", None], "image_bytes": [None, pictures["dog"]]}
+    manifest = write_parquet(store.root / "m.parquet", columns)
+    settings = {"fit": "pad", "video.codec": "h264", "model.variant": None, "model.id": "pocket", "seed": 3}
+    store.write_run({"format": 1, "settings": settings, "runs": [], "manifest": [str(manifest)]})
+    return {image_id: hashlib.sha256(data).hexdigest() for image_id, data in pictures.items()}
+
+
+def commit_copy(store: Store, image_id: str, cell: SweepCell, clip: bytes, sha256: str) -> VideoRecord:
+    """Commit a video whose file is made already."""
+    video_id = ids.video_id(image_id, cell, 11, {})
+    temporary = store.temporary("mp4")
+    temporary.write_bytes(clip)
+    record = make_record(video_id, image_id, **cell_values(cell), num_frames=NUM_FRAMES, image_sha256=sha256)
+    store.place(temporary, record.file_name)
+    store.commit(record)
+    return record
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A folder of two pictures with hostile words and 12 cells each: one missing, one without file and motion."""
+    store = make_store(tmp_path_factory.mktemp("it's 50% #1") / "out")
+    write_video(store.temporary_dir / "clip.mp4", make_frames(NUM_FRAMES), 7, VideoConfig())
+    clip = (store.temporary_dir / "clip.mp4").read_bytes()
+    sha256 = remember_pictures(store)
+    for image_id in ("<b>cat</b>", "dog"):
+        for cell in GRID[:-1] if image_id == "dog" else GRID:
+            record = commit_copy(store, image_id, cell, clip, sha256[image_id])
+    (store.root / record.file_name).unlink()
+    store.record_failure(
+        make_failure("dog", video_id="ab" * 10, stage="generate", error_message="out <i>of</i> memory")
+    )
+    captions = {"caption": [HOSTILE, "a dog in the snow"]}
+    dataset.save_images(store, pa.table({"image_id": ["<b>cat</b>", "dog"], **captions}))
+    dataset.compact(store)
+    with_metrics(store)
+    write_report(store.root)
+    return store
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Browser, output: Store) -> Opened:
+    """The page of `output`, opened once, as tests leave it."""
+    opened = open_file(browser, output.root / "report.html")
+    opened.page.wait_for_selector("#canvas video")
+    return opened
+
+
+RESET = """() => {
+    document.querySelectorAll("dialog[open]").forEach(dialog => dialog.close());
+    const set = (id, value, kind) => {
+        const field = document.querySelector(id);
+        if (field.value === value || field.disabled) return;
+        field.value = value;
+        field.dispatchEvent(new Event(kind));
+    };
+    if (!document.querySelector("#clear").hidden) document.querySelector("#clear").click();
+    if (!document.querySelector("#marked").hidden) document.querySelector("#unmark").click();
+    set("#layout", "pictures", "change");
+    set("#x", "motion_bucket_id", "change");
+    set("#y", "noise_aug_strength", "change");
+    set("#order", "high", "change");
+    set("#sort", "", "change");
+    set("#sliders input", "0", "input");
+    const play = document.querySelector("#clips .play");
+    if (play.ariaLabel === "Pause") play.click();
+    document.querySelector("#filters").open = false;
+    document.activeElement.blur();
+}"""
+
+
+@pytest.fixture
+def page(shared: Opened) -> Opened:
+    """The same page with everything back where it began: nothing open, nothing filtered, paused."""
+    shared.page.evaluate(RESET)
+    return shared
+
+
+def cells(page: Opened) -> int:
+    """Return how many clips the grid shows."""
+    return page.count("#canvas .cell:not(.hole)")
+
+
+def settled(page: Opened, num: int, selector: str = "#canvas video") -> None:
+    """Wait until so many videos are loaded and none is on its way to another frame."""
+    code = "([s, n]) => [...document.querySelectorAll(s)].filter(v => v.readyState >= 2 && !v.seeking).length >= n"
+    page.until(code, [selector, num])
+
+
+# --- playing ----------------------------------------------------------------------------------------------------
+
+
+def test_all_clips_near_the_screen_play(page: Opened) -> None:
+    page.page.click("#clips .play")
+    page.until("() => [...document.querySelectorAll('#canvas video')].filter(v => v.currentTime > 0.1).length >= 6")
+
+
+def test_playing_clips_stay_within_one_frame_of_each_other(page: Opened) -> None:
+    settled(page, 6)
+    page.page.click("#clips .play")
+    page.page.wait_for_timeout(700)
+    apart = []
+    for _ in range(8):
+        shares = [video["share"] for video in page.videos("#canvas video") if not video["paused"]]
+        assert len(shares) >= 6
+        apart.append((max(shares) - min(shares)) * NUM_FRAMES)
+        page.page.wait_for_timeout(100)
+    assert sorted(apart)[len(apart) // 2] < 1, apart  # the others may have been caught at the loop's end
+
+
+def test_a_scrubbed_frame_is_the_same_in_all_clips(page: Opened) -> None:
+    page.page.locator("#clips .scrub").fill("7")
+    settled(page, 6)
+    page.page.wait_for_timeout(100)
+    frames = {int(video["share"] * NUM_FRAMES) for video in page.videos("#canvas video")}
+    assert (frames, page.text("#clips .frame-number")) == ({7}, "8 / 12")
+
+
+def test_a_step_goes_one_frame_on(page: Opened) -> None:
+    page.page.locator("#clips .scrub").fill("7")
+    page.page.click("#clips .forth")
+    settled(page, 6)
+    page.page.wait_for_timeout(100)
+    assert {int(video["share"] * NUM_FRAMES) for video in page.videos("#canvas video")} == {8}
+
+
+def test_clips_of_other_lengths_end_together(browser: Browser, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "out")
+    for motion, num_frames in ((20, 6), (127, 12)):
+        commit_video(store, cell=make_cell(motion_bucket_id=motion), frames=make_frames(num_frames))
+    dataset.compact(store)
+    opened = open_file(browser, write_report(store.root), "play=0")
+    opened.page.locator("#clips .scrub").fill("11")
+    settled(opened, 2)
+    opened.page.wait_for_timeout(100)
+    shares = [video["share"] for video in opened.videos("#canvas video")]
+    assert sorted(int(share * n) for share, n in zip(shares, (6, 12), strict=True)) == [5, 11]
+    assert opened.page.locator("#sync-note").is_visible()
+    opened.page.close()
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_has_a_row_for_each_value_of_the_second_axis_and_a_slider_for_the_third(page: Opened) -> None:
+    assert page.page.locator("#heads .column-label").all_inner_texts() == ["20", "127", "240"]
+    assert page.page.locator("#canvas .line-label").all_inner_texts() == ["0.02", "0.1"] * 2
+    assert page.page.locator("#sliders input").get_attribute("data-axis") == "num_inference_steps"
+
+
+def test_a_slider_shows_the_cells_of_its_value(page: Opened) -> None:
+    assert (cells(page), page.count("#canvas .hole")) == (12, 0)
+    page.page.locator("#sliders input").fill("1")
+    assert (cells(page), page.count("#canvas .hole")) == (11, 1)  # one failed
+
+
+def test_other_axes_can_go_across(page: Opened) -> None:
+    page.page.select_option("#x", "num_inference_steps")
+    assert page.page.locator("#heads .column-label").all_inner_texts() == ["10", "25"]
+
+
+def test_choosing_the_axis_that_goes_down_exchanges_the_two(page: Opened) -> None:
+    page.page.select_option("#x", "noise_aug_strength")
+    assert page.page.input_value("#y") == "motion_bucket_id"
+
+
+def test_a_clip_without_its_file_says_so(page: Opened) -> None:
+    assert "file missing" in page.page.locator("#canvas .clip.none").all_inner_texts()
+
+
+def test_a_value_that_is_filtered_out_leaves_the_grid(page: Opened) -> None:
+    page.page.click("#filters summary")
+    page.page.locator("#values input[data-axis=motion_bucket_id]").first.click()
+    assert page.page.locator("#heads .column-label").all_inner_texts() == ["127", "240"]
+    assert page.text("#count").startswith("15 of 23")
+
+
+def test_words_find_pictures(page: Opened) -> None:
+    page.page.fill("#query", "SNOW dog")
+    page.until("() => document.querySelectorAll('.row.head').length == 1")
+    assert page.text(".row.head b") == "dog"
+
+
+def test_a_metric_range_keeps_the_clips_in_it_and_drops_the_unmeasured(page: Opened) -> None:
+    page.page.click("#filters summary")
+    page.page.select_option("#range-of", "motion")
+    page.page.fill("#range-low", "2")
+    page.page.press("#range-low", "Enter")
+    assert page.text("#count").startswith("6 of 23")
+
+
+def test_all_clips_can_stand_in_the_order_of_a_metric(page: Opened) -> None:
+    page.page.select_option("#layout", "clips")
+    page.page.select_option("#sort", "motion")
+    shown = [float(text) for text in page.page.locator("#canvas .value-strip span").all_inner_texts()[:6]]
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_pictures_can_stand_in_the_order_of_a_metric(page: Opened) -> None:
+    page.page.select_option("#sort", "motion")
+    assert page.page.locator(".row.head b").all_inner_texts() == ["<b>cat</b>", "dog"]
+    page.page.select_option("#order", "low")
+    assert page.page.locator(".row.head b").all_inner_texts() == ["dog", "<b>cat</b>"]
+
+
+def test_the_pointer_over_a_clip_shows_its_parameters_and_metrics(page: Opened) -> None:
+    page.page.hover("#canvas .cell >> nth=1")
+    page.page.wait_for_selector("#card:not([hidden])")
+    assert "motion_bucket_id\t127" in page.text("#card")
+    assert "likeness to the picture" in page.text("#card")
+    page.page.mouse.move(5, 5)
+
+
+# --- windows ------------------------------------------------------------------------------------------------------
+
+
+def test_a_click_shows_a_clip_large_with_its_row(page: Opened) -> None:
+    page.page.click("#canvas .cell >> nth=1")
+    settled(page, 1, "#large video")
+    assert page.text("#large-title") == "<b>cat</b>"
+    assert page.text("#large-caption") == HOSTILE
+    assert "1.29 px a frame" in page.text("#large-metrics")
+
+
+@pytest.mark.parametrize("number", [0, 4, 9])
+def test_command_and_script_of_a_clip_are_those_that_show_prints(page: Opened, output: Store, number: int) -> None:
+    page.page.click(f"#canvas .cell >> nth={number}")
+    shown = show.find(output.root, page.text("#large-file"))
+    assert page.page.text_content("#large-command") == show.command(shown)
+    assert page.page.text_content("#large-script") == show.script(shown)
+
+
+def test_arrows_in_the_large_view_go_to_the_next_cell(page: Opened) -> None:
+    page.page.click("#canvas .cell >> nth=0")
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("ArrowDown")
+    assert page.page.locator("#large-axes b").all_inner_texts() == ["127", "0.1", "10"]
+
+
+def test_two_marked_clips_are_compared_in_step(page: Opened) -> None:
+    page.page.focus("#canvas .cell >> nth=0")
+    for key in ("c", "ArrowRight", "ArrowDown", "c"):
+        page.page.keyboard.press(key)
+    settled(page, 2, "#compare video")
+    page.page.keyboard.press(".")
+    page.page.wait_for_timeout(150)
+    assert len({round(video["share"], 3) for video in page.videos("#compare video")}) == 1
+    assert page.page.locator("#side-1 select").evaluate_all("s => s.map(s => s.selectedOptions[0].text)") == [
+        "<b>cat</b>", "127", "0.1", "10"
+    ]  # fmt: skip
+
+
+def test_the_divider_uncovers_one_of_two_clips(page: Opened) -> None:
+    page.page.focus("#canvas .cell >> nth=0")
+    for key in ("c", "ArrowRight", "c"):
+        page.page.keyboard.press(key)
+    page.page.check("#swipe")
+    page.page.locator("#divider").fill("25")
+    assert page.page.eval_on_selector("#compare .clip", "e => getComputedStyle(e).clipPath") == "inset(0px 75% 0px 0px)"
+    page.page.check("#beside")
+
+
+# --- the lookup ---------------------------------------------------------------------------------------------------
+
+
+def test_the_lookup_names_the_nearest_cell_that_was_made(page: Opened) -> None:
+    page.page.eval_on_selector("#target", "e => { e.value = 1.36; e.dispatchEvent(new Event('input')); }")
+    assert "motion_bucket_id 127, noise_aug_strength 0.1" in page.text("#lookup-all")
+    assert "median over 2 pictures" in page.text("#lookup-all")
+
+
+def test_a_bound_moves_the_lookup_to_a_cell_that_keeps_it(page: Opened) -> None:
+    page.page.eval_on_selector("#target", "e => { e.value = 2.4; e.dispatchEvent(new Event('input')); }")
+    page.page.eval_on_selector("#least", "e => { e.value = 0.5; e.dispatchEvent(new Event('input')); }")
+    assert "motion_bucket_id 127, noise_aug_strength 0.1" in page.text("#lookup-all")
+    assert "2 of 2 pictures" in page.text("#lookup-all")
+
+
+def test_the_lookup_filters_the_grid_to_its_cell(page: Opened) -> None:
+    page.page.eval_on_selector("#target", "e => { e.value = 1.36; e.dispatchEvent(new Event('input')); }")
+    page.page.click("#pick-all")
+    assert cells(page) == 2
+    assert page.page.locator("#picked").is_visible()
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+def test_space_plays_and_pauses(page: Opened) -> None:
+    page.page.focus("#canvas .cell >> nth=0")
+    page.page.keyboard.press(" ")
+    assert page.page.locator("#clips .play").get_attribute("aria-label") == "Pause"
+    page.page.keyboard.press(" ")
+    assert page.page.locator("#clips .play").get_attribute("aria-label") == "Play"
+
+
+def test_keys_walk_the_grid_and_open_and_close_a_clip(page: Opened) -> None:
+    page.page.focus("#canvas .cell >> nth=0")
+    for key in ("j", "ArrowRight", "ArrowDown", "Enter"):
+        page.page.keyboard.press(key)
+    assert (page.text("#large-title"), page.page.locator("#large-axes b").all_inner_texts()) == (
+        "dog",
+        ["127", "0.1", "10"],
+    )
+    page.page.keyboard.press("Escape")
+    assert page.count("dialog[open]") == 0
+
+
+def test_a_question_mark_lists_the_keys(page: Opened) -> None:
+    page.page.keyboard.press("?")
+    assert page.page.locator("#help").is_visible()
+
+
+def test_letters_typed_into_a_field_are_no_keys(page: Opened) -> None:
+    page.page.focus("#query")
+    page.page.keyboard.type("c?")
+    page.until("() => document.querySelector('#count').textContent.startsWith('0 of')")
+    assert page.count("dialog[open]") == 0
+
+
+# --- the page as a whole ----------------------------------------------------------------------------------------------
+
+
+def test_captions_and_ids_are_inert(page: Opened) -> None:
+    assert page.page.evaluate("window.hit") is None
+    assert page.page.locator(".row.head .soft").first.inner_text() == HOSTILE
+    assert "out <i>of</i> memory" in page.text("#failures")
+
+
+def test_frozen_clips_are_listed(page: Opened) -> None:
+    assert page.page.locator("#flags h3").all_inner_texts() == ["8 frozen"]
+
+
+def test_a_reload_keeps_what_was_chosen(browser: Browser, output: Store) -> None:
+    opened = open_file(browser, output.root / "report.html", "play=0")
+    opened.page.select_option("#x", "num_inference_steps")
+    opened.page.fill("#query", "dog")
+    opened.until("() => location.hash.includes('q=dog')")
+    opened.page.reload()
+    opened.page.wait_for_selector("#canvas .cell")
+    assert (opened.page.input_value("#x"), opened.page.input_value("#query")) == ("num_inference_steps", "dog")
+    assert opened.count(".row.head") == 1
+    opened.page.close()
+
+
+@pytest.mark.parametrize("width", [360, 1920])
+def test_nothing_sticks_out_sideways(page: Opened, width: int) -> None:
+    page.page.set_viewport_size({"width": width, "height": 800})
+    assert page.page.evaluate("document.documentElement.scrollWidth") == width
+    page.page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_the_button_changes_light_and_dark(page: Opened) -> None:
+    colour = "getComputedStyle(document.body).backgroundColor"
+    before = page.page.evaluate(colour)
+    page.page.click("#theme")
+    assert page.page.evaluate(colour) != before
+
+
+def test_an_embedded_page_plays_without_its_folder(browser: Browser, tmp_path: Path) -> None:
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    path = write_report(store.root, tmp_path / "mail.html", embed=True)
+    store.root.rename(tmp_path / "gone")
+    opened = open_file(browser, path)
+    opened.until("() => document.querySelector('#canvas video')?.readyState >= 2")
+    assert not opened.complaints
+    opened.page.close()
+
+
+def test_a_live_page_shows_new_videos_by_itself_and_keeps_what_was_chosen(browser: Browser, tmp_path: Path) -> None:
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    opened = open_file(browser, write_report(store.root, live=True, refresh_s=1), "play=0&size=small")
+    opened.page.wait_for_selector("#canvas .cell")
+    commit_video(store, "owl")
+    write_report(store.root, live=True, refresh_s=1)
+    opened.page.wait_for_selector("#canvas .cell >> nth=1")
+    assert opened.page.input_value("#size") == "small"
+    opened.page.close()
+
+
+def test_animated_pictures_are_shown(browser: Browser, tmp_path: Path) -> None:
+    config = VideoConfig(Codec.gif, None, None, False)
+    opened = open_file(browser, write_report(make_output(tmp_path / "out", image_ids=["cat"], config=config).root))
+    opened.page.wait_for_selector("#canvas .clip img")
+    opened.until("() => document.querySelector('#canvas .clip img').naturalWidth === 48")
+    assert not opened.complaints
+    opened.page.close()
+
+
+def test_a_page_of_one_cell_without_metrics_works(browser: Browser, tmp_path: Path) -> None:
+    opened = open_file(browser, write_report(make_output(tmp_path / "out", image_ids=["cat"]).root))
+    opened.page.wait_for_selector("#canvas video")
+    assert (cells(opened), opened.count("#lookup"), opened.complaints) == (1, 0, [])
+    opened.page.close()
+
+
+def test_of_thousands_of_clips_only_those_near_the_screen_are_in_the_document(browser: Browser, tmp_path: Path) -> None:
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    row = pq.read_table(store.metadata).to_pylist()[0]
+    rows = [{**row, "image_id": f"p{i // 10}", "motion_bucket_id": i % 10} for i in range(5000)]
+    pq.write_table(pa.Table.from_pylist(rows), store.metadata)
+    opened = open_file(browser, write_report(store.root), "play=0")
+    opened.page.wait_for_selector("#canvas .cell")
+    opened.page.eval_on_selector("#viewport", "e => { e.scrollTop = e.scrollHeight; }")
+    opened.until("() => [...document.querySelectorAll('.row.head b')].some(b => b.textContent == 'p499')")
+    assert cells(opened) < 400
+    opened.page.close()
+
+
+def test_the_browser_has_nothing_to_complain_about_and_asks_no_network(shared: Opened) -> None:
+    # last, so that it judges everything above
+    assert [c for c in shared.complaints if "ERR_FILE_NOT_FOUND" not in c] == []
+    assert {url.partition(":")[0] for url in shared.requests} <= {"file", "data"}

@@ -1,107 +1,122 @@
-"""A finished folder to one HTML page. Needs neither torch nor ray.
+"""Output folders to one HTML page. Needs neither torch nor ray.
 
-Reads metadata.parquet and failures.parquet alone; videos stay where they are and are linked relatively.
+Reads tables and a few small files of .svd_batch; videos stay where they are and are linked relatively, unless the page
+is to be mailed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from svd_batch import dataset
 from svd_batch.errors import UserError
-from svd_batch.records import CELL_FIELDS, EXACT
+from svd_batch.report import answer, costs
+from svd_batch.report.axes import Axis, constants, varying_axes
+from svd_batch.report.extremes import extremes, flagged, rows_that_stand_out
+from svd_batch.report.folders import Sweep, read_sweep
+from svd_batch.report.html import render
+from svd_batch.report.measures import measures
+from svd_batch.report.page_data import extremes_data, page_data
+from svd_batch.report.provenance import provenance
+from svd_batch.report.selection import MOST_CLIPS, Selection, select
 from svd_batch.store import Store, flush, move
 
-_PRESET = {"num_inference_steps", *EXACT}
-"""What a preset of quality may set."""
 
+def write_report(
+    roots: Path | Sequence[Path],
+    out: Path | None = None,
+    *,
+    embed: bool = False,
+    live: bool = False,
+    refresh_s: float | None = None,
+    most_clips: int = MOST_CLIPS,
+) -> Path:
+    """Write the page of one or more output folders and return its path, report.html of the first by default.
 
-def write_report(root: Path) -> Path:
-    """Write OUTPUT/report.html and return its path.
+    `embed` puts the clips into it, `live` takes the videos from the records, `refresh_s` makes it load itself anew.
 
-    Raises: UserError when `root` is no output folder with a table.
+    Raises: UserError when one is no output folder with a table, or the page can't be written.
     """
-    store = Store(root)
-    if not store.metadata.is_file():
-        raise UserError(f"report: {root} has no metadata.parquet; give the output folder of a run")
-    try:
-        # tables of before there were approximations lack their columns
-        rows = [{**EXACT, "quality": "final", **row} for row in pq.read_table(store.metadata).to_pylist()]
-        failures = dataset.read_failures(store)
-    except pa.ArrowException:
-        raise UserError(f"report: a table in {root} is damaged; the same run command writes it anew") from None
-    html = _template().render(name=root.resolve().name, failures=failures, **page(rows))
-    temporary = store.temporary("html")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(html, encoding="utf-8")
-    flush(temporary)
-    path = root / "report.html"
-    move(temporary, path)
+    roots = [roots] if isinstance(roots, Path) else list(roots)
+    path = out or roots[0] / "report.html"
+    sweep = read_sweep(roots, live=live)
+    html = page(sweep, path, embed=embed, refresh_s=refresh_s, most_clips=most_clips)
+    _write(sweep.folders[0].store, html, path)
     return path
 
 
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("svd_batch.report", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["number"] = _number
-    return environment.get_template("report.html")
+def page(
+    sweep: Sweep, path: Path, *, embed: bool = False, refresh_s: float | None = None, most_clips: int = MOST_CLIPS
+) -> str:
+    """Return the page that is to stand at `path`."""
+    axes = varying_axes(sweep) if sweep.num_videos else []
+    found = list(measures(sweep))
+    stand_out, flags = extremes(sweep, found), flagged(sweep, found)
+    selection = select(sweep, rows_that_stand_out(stand_out, flags), most_clips)
+    data = page_data(sweep, selection, axes, found, path, embed=embed)
+    data["extremes"] = extremes_data(stand_out, flags, selection)
+    data["refreshS"] = refresh_s
+    return render(
+        data,
+        **_header(sweep, axes, selection),
+        refresh_s=refresh_s,
+        has_metrics=any(measure.is_metric for measure in found),
+        embed=embed,
+        answer=_answer(sweep),
+        sensitivity=answer.sensitivity(sweep),
+        failures=costs.failures(sweep),
+        stages=costs.stages(sweep),
+        shares=costs.shares,
+        devices=costs.devices(sweep),
+        sessions=costs.sessions(sweep),
+        provenance=[provenance(folder, path) for folder in sweep.folders],
+    )
 
 
-def page(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the template shows: the axes that vary, and for each image a grid of clips.
+def _answer(sweep: Sweep) -> dict[str, Any]:
+    """Return the parts of the answer that have something to say, by the names of their partials."""
+    if not sweep.num_videos:
+        return {}
+    parts = {
+        "sentences": answer.sentences(sweep),
+        "curves": answer.curves(sweep),
+        "heatmaps": answer.heatmaps(sweep),
+        "shares": answer.shares(sweep),
+        "pareto": answer.pareto(sweep),
+    }
+    return {name: part for name, part in parts.items() if part}
 
-    The axis with the most values runs across; every combination of the others is a row.
-    """
-    axes = _axes(rows)
-    values = {axis: sorted({row[axis] for row in rows}) for axis in axes}
-    varying = [axis for axis in axes if len(values[axis]) > 1]
-    across = max(varying, key=lambda axis: len(values[axis]), default="motion_bucket_id")
-    down = [axis for axis in varying if axis != across]
-    images: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        caption = row.get("caption") or row["image_path"]
-        image = images.setdefault(row["image_id"], {"id": row["image_id"], "caption": caption, "cells": {}})
-        image["cells"].setdefault(tuple(row[axis] for axis in down), {})[row[across]] = row
-    for image in images.values():
-        image["cells"] = dict(sorted(image["cells"].items()))
+
+def _header(sweep: Sweep, axes: Sequence[Axis], selection: Selection) -> dict[str, Any]:
+    rows = sweep.table.slice(0, 1).to_pylist()
+    shapes = sweep.table.group_by(["num_frames", "width", "height"]).aggregate([]).to_pylist() if rows else []
     return {
-        "num_videos": len(rows),
-        "model": rows[0]["model_id"] if rows else "",
-        "shape": (rows[0]["num_frames"], rows[0]["width"], rows[0]["height"]) if rows else None,
-        "across": across,
-        "across_values": values[across],
-        "down": down,
-        "constant": _constant(rows, axes),
-        "images": list(images.values()),
-        "generate_s": sum(row["generate_s"] for row in rows),
+        "name": " · ".join(folder.name for folder in sweep.folders),
+        "folders": [folder.name for folder in sweep.folders],
+        "num_videos": sweep.num_videos,
+        "selection": selection,
+        "models": sorted({str(model) for model in sweep.table["model_id"].unique().to_pylist()}) if rows else [],
+        "shapes": [(shape["num_frames"], shape["width"], shape["height"]) for shape in shapes],
+        "axes": axes,
+        "constants": constants(sweep, list(axes)),
+        "written_ms": int(datetime.now(UTC).timestamp() * 1000),
     }
 
 
-def _axes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the columns that may be axes: the presets' names where each stands for one set of values."""
-    fields = (*CELL_FIELDS, "replicate")
-    candidates = [fields]
-    qualities = {row["quality"] for row in rows}
-    if len(qualities) > 1 and "custom" not in qualities:
-        candidates.insert(0, (*(name for name in CELL_FIELDS if name not in _PRESET), "quality", "replicate"))
-    for axes in candidates:
-        if len({(row["image_id"], *(row[axis] for axis in axes)) for row in rows}) == len(rows):
-            return axes
-    return (*CELL_FIELDS, "seed")  # lists of seeds may grow by separate runs, and then two seeds share a replicate
-
-
-def _constant(rows: list[dict[str, Any]], axes: Sequence[str]) -> dict[str, Any]:
-    """Return what is the same for all rows, approximations only where there are any."""
-    names = dict.fromkeys(name for name in (*CELL_FIELDS, *axes) if name != "quality")
-    alike = {name: rows[0][name] for name in names if len({row[name] for row in rows}) == 1}
-    return {name: value for name, value in alike.items() if name not in EXACT or value != EXACT[name]}
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _write(store: Store, html: str, path: Path) -> None:
+    """Write the page beside its place and rename it, so that whoever looks finds it whole."""
+    inside = path.resolve().is_relative_to(store.root.resolve()) and store.internal.is_dir()
+    temporary = store.temporary("html") if inside else path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(html, encoding="utf-8")
+        flush(temporary)
+        move(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"report: {path} can't be written: {error.strerror or error}; give another place by -o"
+        ) from None

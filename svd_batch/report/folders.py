@@ -1,0 +1,139 @@
+"""Output folders to one table: a row a video, with the folder as one more column. Knows no HTML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from svd_batch import dataset
+from svd_batch.errors import UserError
+from svd_batch.records import CELL_FIELDS, EXACT
+from svd_batch.store import Store
+
+DATASET = "dataset"
+"""The column, and the axis, that says from which folder a video is."""
+_NEEDED = ("file_name", "video_id", "image_id", "seed", "replicate", "model_id", "num_frames", "width", "height")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One output folder as it was when it was read."""
+
+    store: Store
+    name: str
+    """Unique among the folders of a page."""
+    table: pa.Table
+    failures: pa.Table
+
+    def href(self, page: Path) -> str:
+        """Return the URL of the folder relative to a page, percent-encoded: empty or with a slash at its end."""
+        relative = os.path.relpath(self.store.root.resolve(), page.resolve().parent)
+        return "" if relative == "." else quote(Path(relative).as_posix()) + "/"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All videos of all folders: what every section of the page is made from."""
+
+    folders: tuple[Folder, ...]
+    table: pa.Table
+    """Every row of every folder, in their order, with the column `dataset`."""
+
+    @property
+    def num_videos(self) -> int:
+        """How many videos there are."""
+        return int(self.table.num_rows)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is such a column with anything in it."""
+        return name in self.table.column_names and self.table[name].null_count < self.num_videos
+
+    def values(self, name: str) -> list[Any]:
+        """Return a column as a list."""
+        return list(self.table[name].to_pylist())
+
+
+def read_sweep(roots: Sequence[Path], *, live: bool = False) -> Sweep:
+    """Return the videos of output folders; `live` takes them from the records, since a run writes its table last.
+
+    Raises: UserError when one is no output folder, or its table is damaged or not one of ours.
+    """
+    names = _names(roots)
+    folders = tuple(_read(root, name, live) for root, name in zip(roots, names, strict=True))
+    parts = [f.table.append_column(DATASET, pa.array([f.name] * f.table.num_rows, pa.string())) for f in folders]
+    return Sweep(folders, _concat(parts))
+
+
+def _read(root: Path, name: str, live: bool) -> Folder:
+    store = Store(root)
+    if store.exists() and (live or not store.metadata.is_file()):
+        return Folder(store, name, *map(_complete, dataset.tables(store)))
+    if not store.metadata.is_file():
+        raise UserError(f"report: {root} has no metadata.parquet; give the output folder of a run")
+    try:
+        table = pq.read_table(store.metadata)
+        failures = pq.read_table(store.failures_table) if store.failures_table.exists() else pa.table({})
+    except (pa.ArrowException, OSError):
+        raise UserError(f"report: a table in {root} is damaged; the same run command writes it anew") from None
+    lacking = [column for column in (*_NEEDED, *CELL_FIELDS) if column not in {*table.column_names, *EXACT}]
+    if lacking:
+        raise UserError(f"report: {store.metadata} has no column {lacking[0]}; give the output folder of a run")
+    return Folder(store, name, _complete(table), failures)
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """Return the table with the columns that one of before there were approximations lacks."""
+    if "video_id" not in table.column_names:
+        return table
+    for name, value in {**EXACT, "quality": "final"}.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([value] * table.num_rows))
+    return table.drop_columns([DATASET]) if DATASET in table.column_names else table
+
+
+def _names(roots: Sequence[Path]) -> list[str]:
+    """Return a name for each folder: its own where no other is called so, else with as many parents as it takes.
+
+    Raises: UserError when one folder is given twice.
+    """
+    paths = [root.resolve() for root in roots]
+    twice = next((root for i, root in enumerate(roots) if paths[i] in paths[:i]), None)
+    if twice is not None:
+        raise UserError(f"report: {twice} is given twice")
+    depth = 1
+    while len(names := ["/".join(path.parts[-depth:]) for path in paths]) > len(set(names)):
+        depth += 1
+    return names
+
+
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the tables as one; a column whose types don't go together becomes text."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except pa.ArrowException:
+        return pa.concat_tables(_agreeing(tables), promote_options="permissive").combine_chunks()
+
+
+def _agreeing(tables: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the tables with text in place of each column that isn't numbers, or of one type, in all of them."""
+    kinds: dict[str, set[Any]] = {}
+    for field in (field for table in tables for field in table.schema):
+        kinds.setdefault(field.name, set()).add(field.type)
+    mixed = {name for name, found in kinds.items() if len(found) > 1 and not all(map(_is_number, found))}
+    for table in tables:
+        for i, name in enumerate(table.column_names):
+            if name in mixed:
+                texts = [None if value is None else str(value) for value in table[name].to_pylist()]
+                table = table.set_column(i, name, pa.array(texts, pa.string()))
+        yield table
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
