@@ -20,7 +20,7 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # a second thread only slows so small a model down, most of all on a busy machine
 
-PATIENCE_S = 540
+PATIENCE_S = 600
 """How long a test waits for another process: far longer than it takes on a busy machine, and below pytest's timeout."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
