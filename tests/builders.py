@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -202,3 +205,56 @@ def run_python(code: str, *arguments: str, **environment: str) -> subprocess.Com
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+class Printed(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
+
+
+def run_here(*arguments: str) -> Printed:
+    """Run a command in this process, which must succeed, and return what it printed: for fixtures of a whole module."""
+    from svd_batch import cli
+
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2)]
+        stack.enter_context(redirect_stdout(files[0]))
+        stack.enter_context(redirect_stderr(files[1]))
+        for descriptor, file in enumerate(files, 1):  # where a job's lines go while everybody else's are logged
+            before = os.dup(descriptor)
+            os.dup2(file.fileno(), descriptor)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, descriptor)
+        code = cli.main(arguments)
+        texts = []
+        for file in files:
+            file.seek(0)
+            texts.append(file.read())
+    assert code == 0, texts
+    return Printed(*texts)
+
+
+INTERRUPTED = """
+import os, sys
+from svd_batch.cli import main
+from svd_batch.console import Progress
+
+update, number, arguments = Progress.update, int(sys.argv[1]), sys.argv[2:]
+
+def update_and_interrupt(self, **options):
+    update(self, **options)
+    os.kill(os.getpid(), number)
+
+Progress.update = update_and_interrupt
+sys.exit(main(arguments))
+"""
+
+
+def interrupted(
+    arguments: Sequence[str], number: signal.Signals, folder: Path, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a fresh process that gets a signal as soon as its first video is done."""
+    command = [sys.executable, "-c", INTERRUPTED, str(int(number)), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)

@@ -20,6 +20,9 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # a second thread only slows so small a model down, most of all on a busy machine
 
+PATIENCE_S = 600
+"""How long a test waits for another process: far longer than it takes on a busy machine, and below pytest's timeout."""
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -80,7 +83,7 @@ def tiny_overrides(folder: Path, steps: int = 2) -> list[str]:
 def cli(tmp_path: Path) -> Cli:
     """`python -m svd_batch ARGUMENTS` in a process of its own, in an empty folder."""
 
-    def call(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: object, timeout: float = PATIENCE_S, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "svd_batch", *map(str, arguments)],
             cwd=tmp_path,
@@ -90,5 +93,22 @@ def cli(tmp_path: Path) -> Cli:
             timeout=timeout,
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def cli_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """`svd-batch ARGUMENTS` in this process, in an empty folder; what was printed before is lost."""
+    from svd_batch import cli as command_line
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = list(map(str, arguments))
+        capfd.readouterr()
+        code = command_line.main(words)
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess(words, code, printed.out, printed.err)
 
     return call

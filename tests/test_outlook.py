@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import run_here
 
 from svd_batch import cli
 from svd_batch.config import Config
@@ -16,20 +17,23 @@ from svd_batch.outlook import flops
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What `plan` prints for SVD-XT, of which this machine has nothing."""
-    import contextlib
-    import io
+    """What `plan` prints for SVD-XT, of which this machine has nothing, while the hub can't be reached."""
+    from huggingface_hub import constants
 
-    out = io.StringIO()
-    output = tmp_path_factory.mktemp("plan") / "out"
-    words = ["plan", "+sweep=motion_fine", "model=svd_xt", f"output={output}", "price_per_gpu_hour={H100: 2.5}"]
-    with contextlib.redirect_stdout(out):
-        assert cli.main(words) == 0
-    return out.getvalue().splitlines()
+    folder = tmp_path_factory.mktemp("plan")
+    words = ["plan", "+sweep=motion_fine", "model=svd_xt", f"output={folder / 'out'}", "price_per_gpu_hour={H100: 2.5}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+        return run_here(*words).out.splitlines()
 
 
 def line(lines: list[str], start: str) -> str:
     return next(text for text in lines if text.strip().startswith(start))
+
+
+def test_plan_works_for_a_model_on_a_hub_that_can_not_be_reached(lines: list[str]) -> None:
+    assert lines[0].startswith("4 pictures × 25 cells = 100 videos with svd_xt")
+    assert "the model's revision is unknown" in line(lines, "note:")
 
 
 def test_plan_tells_the_flops_of_a_video_and_of_the_job(lines: list[str]) -> None:

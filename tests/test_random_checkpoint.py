@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,15 +19,38 @@ from PIL import Image
 PUBLISHED_PARAMETERS = {"unet": 1.5246e9, "vae": 97.7e6, "image_encoder": 632e6}
 """Of SVD-XT. Source: https://huggingface.co/stabilityai/stable-video-diffusion-img2vid-xt"""
 
+SCRIPT = ROOT / "scripts/make_random_checkpoint"
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Script:
+    """The script with some arguments, run in this process."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", [SCRIPT.name, *arguments])
+        code: object = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
+
+    return call
+
 
 @pytest.mark.parametrize(
     ("size", "latent_channels", "vae_factor", "num_frames"), [("tiny", 8, 2, 3), ("medium", 4, 8, 14)]
 )
 def test_the_script_writes_a_checkpoint_that_loads_in_stock_diffusers(
-    size: str, latent_channels: int, vae_factor: int, num_frames: int, tmp_path: Path
+    size: str, latent_channels: int, vae_factor: int, num_frames: int, tmp_path: Path, script: Script
 ) -> None:
-    command = [sys.executable, ROOT / "scripts/make_random_checkpoint", tmp_path / size, "--size", size, "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = [str(tmp_path / size), "--size", size, "--seed", "1"]
+    if size == "tiny":
+        done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    else:
+        done = script(*arguments)
     assert done.returncode == 0, done.stderr
     assert "parameters: vae" in done.stdout
     pipe = StableVideoDiffusionPipeline.from_pretrained(tmp_path / size, variant="fp16", use_safetensors=True)
@@ -66,14 +93,8 @@ def test_a_part_written_in_float16_from_the_start_is_whole(tmp_path: Path) -> No
     assert torch.isfinite(video).all()
 
 
-def test_no_room_on_the_disk_is_one_sentence(tmp_path: Path) -> None:
-    code = (
-        "import runpy, shutil, sys; shutil.disk_usage = lambda path: shutil._ntuple_diskusage(9, 9, 10**9);"
-        "sys.argv = ['make_random_checkpoint', sys.argv[1], '--size', 'full'];"
-        f"sys.path.insert(0, {str(ROOT / 'scripts')!r});"
-        f"runpy.run_path({str(ROOT / 'scripts/make_random_checkpoint')!r}, run_name='__main__')"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "full")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_no_room_on_the_disk_is_one_sentence(tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=10**9))
+    done = script(str(tmp_path / "full"), "--size", "full")
     assert done.returncode == 2
     assert "4.51 GB are needed, 1.00 GB free" in done.stderr

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import make_cell
+from builders import interrupted, make_cell, run_here
 from conftest import Cli, tiny_overrides
 from PIL import Image
 
@@ -42,12 +41,43 @@ def refine(
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: str, verb: str = "refine", grid: list[str] = GRID) -> tuple[int, str, str]:
-        arguments = [verb, "backend=serial", "video=ffv1", *tiny, f"manifest={pets}", "output=out", *grid, *overrides]
-        code = command_line.main(arguments)
+        code = command_line.main([verb, *job(tiny, pets), *grid, *overrides])
         captured = capfd.readouterr()
         return code, captured.out, captured.err
 
     return call
+
+
+def job(tiny: list[str], manifest: Path) -> list[str]:
+    """Return the arguments that all of these jobs share."""
+    return ["backend=serial", "video=ffv1", *tiny, f"manifest={manifest}", "output=out"]
+
+
+@pytest.fixture(scope="module")
+def best_two(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished job with refine.best=2, only to be read, and what it printed."""
+    folder = tmp_path_factory.mktemp("best_two") / "out"
+    arguments = [*job(tiny_overrides(tiny_checkpoint), pets), *GRID, f"output={folder}", "refine.best=2"]
+    return folder, run_here("refine", *arguments).out
+
+
+@pytest.fixture
+def finished(best_two: tuple[Path, str]) -> Path:
+    """The folder of `best_two`."""
+    return best_two[0]
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished`, where `refine` goes on."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+@pytest.fixture
+def one_picture(pictures: Path, tmp_path: Path) -> str:
+    """The override for a manifest of one of the pictures."""
+    pq.write_table(pa.table({"image_path": [str(pictures / "a.png")]}), tmp_path / "one.parquet")
+    return f"manifest={tmp_path / 'one.parquet'}"
 
 
 def rows(folder: Path, quality: str | None = None) -> list[dict[str, Any]]:
@@ -67,11 +97,10 @@ def mtimes(folder: Path) -> dict[str, int]:
 
 
 def test_every_cell_is_drafted_and_the_best_of_each_picture_are_made_as_the_settings_have_them(
-    refine: Refine, tmp_path: Path
+    best_two: tuple[Path, str],
 ) -> None:
-    code, out, _ = refine("refine.best=2")
-    drafts, finals = rows(tmp_path / "out", "draft"), rows(tmp_path / "out", "final")
-    assert code == 0
+    folder, out = best_two
+    drafts, finals = rows(folder, "draft"), rows(folder, "final")
     assert (len(drafts), len(finals)) == (18, 6)
     assert {row["approximations"] for row in finals} == {None}
     assert {row["num_inference_steps"] for row in finals} == {2}
@@ -79,33 +108,32 @@ def test_every_cell_is_drafted_and_the_best_of_each_picture_are_made_as_the_sett
     assert "= 6 videos" in out
 
 
-def test_the_best_are_those_whose_drafts_score_highest(refine: Refine, tmp_path: Path) -> None:
-    refine("refine.best=2")
-    for image_id in {row["image_id"] for row in rows(tmp_path / "out")}:
-        drafts = [row for row in rows(tmp_path / "out", "draft") if row["image_id"] == image_id]
-        by_motion = {cell_of(row): row["motion"] for row in drafts}
+def test_the_best_are_those_whose_drafts_score_highest(finished: Path) -> None:
+    for image_id in {row["image_id"] for row in rows(finished)}:
+        drafts = [row for row in rows(finished, "draft") if row["image_id"] == image_id]
+        by_motion = {cell_of(r): r["motion"] for r in drafts}
         assert len(set(by_motion.values())) == 6
         best = sorted(by_motion, key=lambda cell: -by_motion[cell])[:2]
-        assert {cell_of(r) for r in rows(tmp_path / "out", "final") if r["image_id"] == image_id} == set(best)
+        assert {cell_of(r) for r in rows(finished, "final") if r["image_id"] == image_id} == set(best)
 
 
-def test_with_a_target_the_best_are_those_nearest_to_it(refine: Refine, tmp_path: Path) -> None:
-    refine("refine.best=1")
-    scores = sorted(row["refine_score"] for row in rows(tmp_path / "out", "draft"))
+def test_with_a_target_the_best_are_those_nearest_to_it(refine: Refine, copied: Path) -> None:
+    before = {row["video_id"] for row in rows(copied)}
+    scores = sorted(row["refine_score"] for row in rows(copied, "draft"))
     refine("refine.best=1", f"refine.target={scores[len(scores) // 2]}")
-    for image_id in {row["image_id"] for row in rows(tmp_path / "out")}:
-        of_image = [row for row in rows(tmp_path / "out") if row["image_id"] == image_id]
+    for image_id in {row["image_id"] for row in rows(copied)}:
+        of_image = [row for row in rows(copied) if row["image_id"] == image_id]
         distance = {cell_of(r): abs(r["refine_score"] - scores[9]) for r in of_image if r["quality"] == "draft"}
-        assert min(distance, key=lambda cell: distance[cell]) in {
-            cell_of(r) for r in of_image if r["quality"] == "final"
-        }
+        nearest = min(distance, key=lambda cell: distance[cell])
+        assert nearest in {cell_of(r) for r in of_image if r["quality"] == "final"}
+        assert {cell_of(r) for r in of_image if r["video_id"] not in before} <= {nearest}
 
 
 def test_likeness_compares_the_first_frame_with_the_picture_as_the_model_saw_it(
-    refine: Refine, tmp_path: Path, pictures: Path
+    refine: Refine, tmp_path: Path, pictures: Path, one_picture: str
 ) -> None:
-    refine("refine.best=1", "refine.metric=likeness", "fit=stretch", "metrics.names=[]")
-    row = next(row for row in rows(tmp_path / "out", "draft") if str(row["image_path"]).endswith("a.png"))
+    refine("refine.best=1", "refine.metric=likeness", "fit=stretch", "metrics.names=[]", one_picture)
+    row = rows(tmp_path / "out", "draft")[0]
     with Image.open(pictures / "a.png") as image:
         picture = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))
     frames, _ = read_frames(tmp_path / "out" / row["file_name"])
@@ -114,8 +142,12 @@ def test_likeness_compares_the_first_frame_with_the_picture_as_the_model_saw_it(
     assert row["refine_metric"] == "likeness"
 
 
-def test_of_a_metric_of_which_less_is_better_the_lowest_are_taken(refine: Refine, tmp_path: Path) -> None:
-    _, out, _ = refine("refine.best=1", "refine.metric=flicker")
+def test_of_a_metric_of_which_less_is_better_the_lowest_are_taken(
+    refine: Refine, tmp_path: Path, one_picture: str
+) -> None:
+    refine: Refine, tmp_path: Path, one_picture: str
+) -> None:
+    _, out, _ = refine("refine.best=1", "refine.metric=flicker", one_picture)
     assert "lowest first" in out
     for image_id in {row["image_id"] for row in rows(tmp_path / "out")}:
         of_image = [row for row in rows(tmp_path / "out") if row["image_id"] == image_id]
@@ -124,28 +156,31 @@ def test_of_a_metric_of_which_less_is_better_the_lowest_are_taken(refine: Refine
 
 
 def test_drafts_of_before_there_were_metrics_are_scored_by_their_files_with_the_same_choice(
-    refine: Refine, tmp_path: Path
+    refine: Refine, tmp_path: Path, one_picture: str
 ) -> None:
-    refine("refine.best=2", "refine.metric=clip_likeness")
+    refine("refine.best=2", "refine.metric=clip_likeness", one_picture)
     finals = {row["video_id"] for row in rows(tmp_path / "out", "final")}
     store = Store(tmp_path / "out")
     for record in list(store.records()):
         store.commit(dataclasses.replace(record, metrics={}, metrics_source=None, metrics_s=None))
-    assert refine("refine.best=2", "refine.metric=clip_likeness")[0] == 0
+    assert refine("refine.best=2", "refine.metric=clip_likeness", one_picture)[0] == 0
     assert {row["video_id"] for row in rows(tmp_path / "out", "final")} == finals
     assert {row["metrics_source"] for row in rows(tmp_path / "out", "draft")} == {"file"}
 
 
-def test_a_final_has_the_score_of_the_draft_that_it_was_chosen_by(refine: Refine, tmp_path: Path) -> None:
-    refine("refine.best=2", "num_seeds=2")
+def test_a_final_has_the_score_of_the_draft_that_it_was_chosen_by(
+    refine: Refine, tmp_path: Path, one_picture: str
+) -> None:
+    refine("refine.best=2", "num_seeds=2", one_picture)
     drafts = {(*cell_of(row), row["seed"]): row["refine_score"] for row in rows(tmp_path / "out", "draft")}
     finals = rows(tmp_path / "out", "final")
-    assert len(finals) == 12
+    assert len(finals) == 4
+    assert len(set(drafts.values())) == 12
     assert all(row["refine_score"] == drafts[(*cell_of(row), row["seed"])] for row in finals)
 
 
-def test_previews_may_be_the_drafts(refine: Refine, tmp_path: Path) -> None:
-    refine("refine.best=1", "refine.draft=preview")
+def test_previews_may_be_the_drafts(refine: Refine, tmp_path: Path, one_picture: str) -> None:
+    refine("refine.best=1", "refine.draft=preview", one_picture)
     assert {row["quality"] for row in rows(tmp_path / "out")} == {"preview", "final"}
 
 
@@ -166,34 +201,34 @@ def test_a_picture_that_fails_has_neither_drafts_nor_finals(refine: Refine, tmp_
     assert pq.read_table(tmp_path / "out/failures.parquet").num_rows == 1
 
 
-def test_a_folder_without_refine_has_no_scores_and_one_with_it_keeps_them(refine: Refine, tmp_path: Path) -> None:
-    refine(verb="run", grid=[])
+def test_a_folder_without_refine_has_no_scores_and_one_with_it_keeps_them(
+    refine: Refine, tmp_path: Path, one_picture: str
+) -> None:
+    refine(one_picture, verb="run", grid=[])
     assert "refine_score" not in rows(tmp_path / "out")[0]
-    refine("refine.best=1")
-    refine(verb="run", grid=[])
+    refine("refine.best=1", one_picture)
+    refine(one_picture, verb="run", grid=[])
     scores = [row["refine_score"] for row in rows(tmp_path / "out")]
-    assert sum(score is None for score in scores) == 3
+    assert sum(score is None for score in scores) == 1
     assert command_line.main(["verify", str(tmp_path / "out")]) == 0
 
 
 # --- going on ---------------------------------------------------------------------------------------------------
 
 
-def test_the_same_command_again_finds_nothing_to_do(refine: Refine, tmp_path: Path) -> None:
-    refine("refine.best=2")
-    before, table = mtimes(tmp_path / "out"), rows(tmp_path / "out")
+def test_the_same_command_again_finds_nothing_to_do(refine: Refine, copied: Path) -> None:
+    before, table = mtimes(copied), rows(copied)
     code, out, _ = refine("refine.best=2")
     assert (code, out.count("nothing to do")) == (0, 2)
-    assert mtimes(tmp_path / "out") == before
-    assert rows(tmp_path / "out") == table
+    assert mtimes(copied) == before
+    assert rows(copied) == table
 
 
-def test_more_cells_later_draft_nothing_again(refine: Refine, tmp_path: Path) -> None:
-    refine("refine.best=1")
-    before = mtimes(tmp_path / "out")
+def test_more_cells_later_draft_nothing_again(refine: Refine, copied: Path) -> None:
+    before = mtimes(copied)
     _, out, _ = refine("refine.best=3")
-    assert "3 done, 6 new" in out
-    assert {name: mtimes(tmp_path / "out")[name] for name in before} == before
+    assert "6 done, 3 new" in out
+    assert {name: mtimes(copied)[name] for name in before} == before
 
 
 KILLED_BETWEEN = """
@@ -206,13 +241,10 @@ main(sys.argv[1:])
 
 
 def test_a_job_killed_between_drafts_and_finals_goes_on_with_the_same_choice(
-    refine: Refine, tmp_path: Path, tiny: list[str], pets: Path
+    refine: Refine, finished: Path, tmp_path: Path, tiny: list[str], pets: Path
 ) -> None:
-    refine("refine.best=2", "output=whole")
-    arguments = ["refine", "backend=serial", "video=ffv1", *tiny, f"manifest={pets}", "output=out", *GRID]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_BETWEEN, *arguments, "refine.best=2"], cwd=tmp_path, check=False
-    )
+    arguments = ["refine", *job(tiny, pets), *GRID, "refine.best=2"]
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN, *arguments], cwd=tmp_path, check=False)
     assert killed.returncode == -signal.SIGKILL
     drafts = mtimes(tmp_path / "out")
     assert len(drafts) == 18
@@ -220,30 +252,25 @@ def test_a_job_killed_between_drafts_and_finals_goes_on_with_the_same_choice(
     assert code == 0
     assert "18 of 18 done, nothing to do" in out
     assert {name: mtimes(tmp_path / "out")[name] for name in drafts} == drafts
-    ids = [{row["video_id"] for row in rows(tmp_path / folder)} for folder in ("out", "whole")]
+    ids = [{row["video_id"] for row in rows(folder)} for folder in (tmp_path / "out", finished)]
     assert ids[0] == ids[1]
     assert len(ids[0]) == 24
 
 
 def test_a_job_interrupted_while_drafting_makes_no_finals_and_goes_on(
-    tmp_path: Path, tiny_checkpoint: Path, pets: Path
+    refine: Refine, tmp_path: Path, tiny: list[str], pets: Path
 ) -> None:
-    arguments = ["refine", "backend=serial", *tiny_overrides(tiny_checkpoint), f"manifest={pets}", "output=out"]
-    command = [sys.executable, "-m", "svd_batch", *arguments, "refine.best=1", "sweep.motion_bucket_id=0:200:10"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env={**os.environ})
-    while not list(tmp_path.glob("out/.svd_batch/records/*/*.json")) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "finals:" not in out
+    arguments = ["refine", *job(tiny, pets), *GRID, "refine.best=2"]
+    stopped = interrupted(arguments, signal.SIGTERM, tmp_path)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "finals:" not in stopped.stdout
     made = rows(tmp_path / "out")
     assert {row["quality"] for row in made} == {"draft"}
-    assert 0 < len(made) < 63
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 0
-    assert f"drafts: 3 pictures × 21 cells = 63 videos with tiny into out: {len(made)} done" in again.stdout
-    assert (len(rows(tmp_path / "out", "draft")), len(rows(tmp_path / "out", "final"))) == (63, 3)
+    assert 0 < len(made) < 18
+    code, out, _ = refine("refine.best=2")
+    assert code == 0
+    assert f"drafts: 3 pictures × 6 cells = 18 videos with tiny into out: {len(made)} done" in out
+    assert (len(rows(tmp_path / "out", "draft")), len(rows(tmp_path / "out", "final"))) == (18, 6)
 
 
 def test_on_ray_both_passes_share_one_start(cli: Cli, tmp_path: Path, tiny: list[str], pets: Path) -> None:
@@ -312,15 +339,14 @@ def test_run_refuses_to_refine(refine: Refine) -> None:
     assert "`run` makes the whole grid in one quality; use the verb `refine`" in refine("refine.best=1", verb="run")[2]
 
 
-def test_a_damaged_draft_is_told(refine: Refine, tmp_path: Path) -> None:
-    refine("refine.best=1")
-    row = rows(tmp_path / "out", "draft")[0]
-    (tmp_path / "out" / row["file_name"]).write_bytes(b"")
-    store = Store(tmp_path / "out")
+def test_a_damaged_draft_is_told(refine: Refine, copied: Path) -> None:
+    row = rows(copied, "draft")[0]
+    (copied / row["file_name"]).write_bytes(b"")
+    store = Store(copied)
     record = store.read_record(row["video_id"])
     assert record is not None
     store.commit(dataclasses.replace(record, metrics={}))
-    assert f"the draft {row['video_id']} can't be scored" in refine("refine.best=1")[2]
+    assert f"the draft {row['video_id']} can't be scored" in refine("refine.best=2")[2]
 
 
 # --- the choice by itself -----------------------------------------------------------------------------------------
