@@ -340,12 +340,17 @@ def _manifest(rest: list[str]) -> int:
 
 
 def _report(rest: list[str]) -> int:
+    from svd_batch.report.extras import add_options, write_extras
+
     parser = _parser("report", "Write OUTPUT/report.html: the grid of clips for each picture, and the failures.")
     parser.add_argument("output", type=Path, help="output folder of a run")
+    add_options(parser)
     arguments = parser.parse_args(rest)
     from svd_batch.report import write_report
 
     print(write_report(arguments.output).resolve().as_uri())
+    for line in write_extras([arguments.output], arguments):
+        print(line)
     return 0
 
 

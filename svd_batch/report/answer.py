@@ -7,7 +7,7 @@ rest of the page.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from markupsafe import Markup
 
 from svd_batch.analysis import Analysis, Metric, Videos, wording
 from svd_batch.analysis.cells import by_cell, quantiles
+from svd_batch.analysis.effects import Curve
 from svd_batch.report import front, sentences, tables
-from svd_batch.report.heatmaps import HeatTable, heat_table
+from svd_batch.report.canvas import Canvas, Drawn
+from svd_batch.report.heatmaps import HeatTable, heat_span, heat_table
 from svd_batch.report.limits import limits
 from svd_batch.report.meanings import meaning
-from svd_batch.report.plots import Plotter, metric_label
+from svd_batch.report.plots import draw_curve, metric_label, span_of
 from svd_batch.report.sentences import Said
 
 MOST_SQUARES = 30_000
@@ -55,10 +57,10 @@ def answer(
 
     `seconds` is what a video took, by cell (`cell_seconds`); `score` names the folders in the advice to measure.
     """
-    cards = _cards(analysis)
+    cards = _cards(analysis) if analysis.axes else []
     chosen = [card for card in cards if card.name in sentences.FIRST] or cards[:1]
-    plotter = Plotter()
-    drawn = front.draw(analysis, plotter)
+    canvas = Canvas()
+    drawn = front.draw_front(analysis, canvas)
     axes, steady = tables.steadiness(analysis)
     return {
         "has_metrics": bool(analysis.metrics),
@@ -73,7 +75,7 @@ def answer(
         "cards": chosen,
         "more": [card for card in cards if card not in chosen],
         "front": front.front(analysis, seconds),
-        "front_plot": Markup(plotter.svg(drawn)) if drawn else None,
+        "front_plot": Markup(canvas.svg(drawn)) if drawn else None,
         "single": [] if analysis.axes else _single(analysis),
         "limits": limits(analysis) if analysis.metrics else [],
     }
@@ -89,35 +91,47 @@ def cell_seconds(videos: Videos) -> list[float | None]:
 
 def _cards(analysis: Analysis) -> list[Card]:
     by_name = {metric.name: metric for metric in analysis.metrics}
-    plotter, room = Plotter(), MOST_SQUARES
+    canvas, room = Canvas(), MOST_SQUARES
     found = []
     for name in sentences.ordered(analysis):
         maps = []
         wanted = [h for h in analysis.heatmaps if h.metric == name]
+        span = heat_span(wanted)
         for heatmap in wanted:
             size = sum(len(row) for row in heatmap.centers)
-            table = heat_table(heatmap, analysis.axes, by_name[name]) if size <= room else None
+            table = heat_table(heatmap, analysis.axes, by_name[name], span) if size <= room else None
             if table is not None:
                 room -= size
                 maps.append(table)
-        found.append(_card(analysis, by_name[name], plotter, maps, len(maps) < len(wanted)))
+        found.append(_card(analysis, by_name[name], canvas, maps, len(maps) < len(wanted)))
     return found
 
 
-def _card(analysis: Analysis, metric: Metric, plotter: Plotter, maps: list[HeatTable], is_short: bool) -> Card:
-    axes = {axis.name: axis for axis in analysis.axes}
-    curves, num_shown = [], 0
-    for curve in analysis.curves:
-        if curve.metric != metric.name or all(p.center is None for p in curve.points):
-            continue
-        shown = [] if metric.is_flag else single_pictures(analysis, metric.name, curve.axis)
-        num_shown = max(num_shown, len(shown))
-        curves.append(Markup(plotter.svg(plotter.curve(curve, axes[curve.axis], metric, shown))))
+def _card(analysis: Analysis, metric: Metric, canvas: Canvas, maps: list[HeatTable], is_short: bool) -> Card:
+    drawn = [canvas.svg(one) for one in draw_curves(analysis, metric, canvas)]
     better = {"high": "higher is better", "low": "lower is better", None: ""}[metric.better]
     unit = metric.unit or metric.scale or ("fraction of clips" if metric.is_flag else "")
     told = tuple(sentences.of_metric(analysis, metric.name))
-    what = meaning(metric.name)
-    return Card(metric.name, metric.title, unit, what, better, told, tuple(curves), tuple(maps), num_shown, is_short)
+    num_shown = max((len(shown) for _, shown in _curves(analysis, metric)), default=0)
+    curves = tuple(Markup(svg) for svg in drawn)
+    return Card(
+        metric.name, metric.title, unit, meaning(metric.name), better, told, curves, tuple(maps), num_shown, is_short
+    )
+
+
+def draw_curves(analysis: Analysis, metric: Metric, canvas: Canvas) -> Iterator[Drawn]:
+    """Draw a metric's curve over each axis, all on the same scale; what is yielded is on the canvas until the next."""
+    axes = {axis.name: axis for axis in analysis.axes}
+    found = _curves(analysis, metric)
+    span = span_of([curve for curve, _ in found], [shown for _, shown in found])
+    for curve, shown in found:
+        yield draw_curve(canvas, curve, axes[curve.axis], metric, shown, span)
+
+
+def _curves(analysis: Analysis, metric: Metric) -> list[tuple[Curve, list[list[float]]]]:
+    """Return a metric's curves that have points, with single pictures."""
+    known = [c for c in analysis.curves if c.metric == metric.name and any(p.center is not None for p in c.points)]
+    return [(c, [] if metric.is_flag else single_pictures(analysis, metric.name, c.axis)) for c in known]
 
 
 def single_pictures(analysis: Analysis, metric: str, axis: str) -> list[list[float]]:

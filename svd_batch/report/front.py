@@ -9,11 +9,12 @@ from svd_batch.analysis import Analysis, wording
 from svd_batch.analysis.axes import Axis
 from svd_batch.analysis.cells import ParetoPoint
 from svd_batch.records import CellValue
-from svd_batch.report.plots import Drawn, Plotter, Spot, metric_label
+from svd_batch.report.canvas import Canvas, Drawn
+from svd_batch.report.plots import Spot, draw_scatter, metric_label
 from svd_batch.report.svg import cell_json
 
-_ALSO = ("flicker", "likeness_last", "clip_likeness")
-"""Metrics that stand beside motion and likeness in the table, where they were measured."""
+_ALSO = ("flicker",)
+"""What stands beside motion and likeness in the table, where it was measured."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _shown(value: CellValue, axis: Axis) -> str:
     return wording.shown(value, axis)
 
 
-def draw(analysis: Analysis, plotter: Plotter) -> Drawn | None:
+def draw_front(analysis: Analysis, canvas: Canvas) -> Drawn | None:
     """Draw all cells in the plane of motion and likeness; None where `front` is None."""
     pareto = analysis.pareto
     if pareto is None or len(pareto.points) < 2:
@@ -100,4 +101,4 @@ def draw(analysis: Analysis, plotter: Plotter) -> Drawn | None:
         text = f"{where}: {x.title} {figures}, {point.num_pictures} pictures"
         spots.append(Spot(point.x, point.y, " · ".join(names), text, point.is_best, _cell(analysis, point.cell)))
     label = f"{metric_label(y)} against {metric_label(x)}, {len(spots)} cells"
-    return plotter.scatter("motion-against-likeness", label, (metric_label(x), metric_label(y), axes), spots)
+    return draw_scatter(canvas, "motion-against-likeness", label, (metric_label(x), metric_label(y), axes), spots)

@@ -1,8 +1,8 @@
 """Heatmaps as tables with figures in coloured cells: what a reader of figures, of colours or of neither can use.
 
-Colours are steps of cividis, which looks the same to nearly all kinds of colour vision and grows evenly lighter. The page
-allows no style attributes, so each step is a class of static/answer.css, the same in light and dark, with black or white
-figures, whichever stand out more.
+Colours are steps of cividis, which looks the same to nearly all kinds of colour vision and grows evenly lighter. The
+page allows no style attributes, so each step is a class of static/answer.css, the same in light and dark, with black
+or white figures, whichever stand out more.
 """
 
 from __future__ import annotations
@@ -50,16 +50,27 @@ class HeatTable:
     is_dense: bool
 
 
-def heat_table(found: Heatmap, axes: Sequence[Axis], metric: Metric) -> HeatTable | None:
-    """Return a heatmap's table; None where it has no values, or more cells than a table can have."""
+def heat_span(found: Sequence[Heatmap]) -> tuple[float, float]:
+    """Return the ends of the scale of some heatmaps, so that a small effect looks small beside a large one."""
+    known = [c for heatmap in found for row in heatmap.centers for c in row if c is not None]
+    return min(known, default=0.0), max(known, default=0.0)
+
+
+def heat_table(
+    found: Heatmap, axes: Sequence[Axis], metric: Metric, span: tuple[float, float] | None = None
+) -> HeatTable | None:
+    """Return a heatmap's table; None where it has no values, or more cells than a table can have.
+
+    `span` has the ends of the scale, where other heatmaps share it.
+    """
     by_name = {axis.name: axis for axis in axes}
     across, down = by_name[found.x], by_name[found.y]
-    known = [c for row in found.centers for c in row if c is not None]
+    has_values = any(c is not None for row in found.centers for c in row)
     num_cells = len(across.values) * len(down.values)
-    if not known or num_cells > MOST_CELLS:
+    if not has_values or num_cells > MOST_CELLS:
         return None
-    low, high = min(known), max(known)
-    step = (high - low) / 8
+    low, high = span or heat_span([found])
+    step = (high - low) / 2
     columns = tuple(wording.shown(value, across) for value in across.values)
     rows = []
     for value, centers, counts in zip(down.values, found.centers, found.num_pictures, strict=True):

@@ -32,7 +32,7 @@ def _axes(analysis: Analysis) -> Iterator[str]:
     for axis in analysis.axes:
         if axis.also:
             yield (
-                f"{axis.name} always changes together with {', '.join(axis.also)}; nothing can tell their effects apart."
+                f"{axis.name} always changes together with {', '.join(axis.also)}; nothing tells their effects apart."
             )
         if axis.is_grouped:
             yield f"{axis.name} has more than {MAX_VALUES} values; neighbours are taken together."
@@ -65,7 +65,7 @@ def _holes(analysis: Analysis) -> Iterator[str]:
 
 def _values(analysis: Analysis) -> Iterator[str]:
     titles = {metric.name: metric.title for metric in analysis.metrics}
-    missing = {d.metric: d.num_missing for d in analysis.distributions if 0 < d.num_missing}
+    missing = {d.metric: d.num_missing for d in analysis.distributions if d.num_missing > 0}
     if missing:
         some = ", ".join(f"{titles[name]} ({count})" for name, count in list(missing.items())[:8])
         yield f"Some of the {analysis.num_videos} videos have no value of {some}; they don't count there."

@@ -60,7 +60,7 @@ def without_effect(analysis: Analysis) -> list[tuple[str, tuple[str, ...]]]:
     found = []
     for axis in analysis.axes:
         of_axis = [s for s in analysis.sentences if s.axis == axis.name]
-        unclear = tuple(titles[s.metric] for s in of_axis if s.kind in ("unclear", "constant"))
+        unclear = tuple(titles[s.metric] for s in of_axis if s.kind == "unclear")
         if unclear:
             found.append((axis.name, unclear))
     return found

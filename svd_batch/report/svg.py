@@ -2,7 +2,8 @@
 
 The page's Content-Security-Policy lets no style attribute in, many figures stand in one document, and colours follow
 light and dark. So colours become classes that static/answer.css fills from the page's variables, other styles become
-attributes, ids that nothing refers to go, and those that stay carry the figure's salt. Points become circles with titles.
+attributes, ids that nothing refers to go, and those that stay carry the figure's salt. Points become circles that have
+titles.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def inline(text: str, name: str, label: str, dots: Mapping[str, Sequence[Dot]]) 
 def _points(root: ET.Element, dots: Mapping[str, Sequence[Dot]]) -> None:
     """Replace the markers in each named group by circles that say what they are."""
     for group in [g for g in root.iter("g") if g.get("id") in dots]:
-        marks = [use for use in group.iter("use")]
+        marks = list(group.iter("use"))
         paths = [path for path in group if path.tag == "path"]
         told = dots[group.attrib["id"]]
         group[:] = [*paths, *(_circle(mark, dot) for mark, dot in zip(marks, told, strict=True))]
