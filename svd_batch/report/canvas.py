@@ -22,7 +22,7 @@ PNG_DPI = 216
 """Three dots a px: sharp in a README on a fine screen, and 9 cm wide in print at 300 dpi."""
 MARGINS = (44, 16, 30, 42)
 """Left, right, top, bottom in px."""
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "svd_batch",
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
@@ -73,7 +73,8 @@ class Canvas:
         buffer = io.BytesIO()
         with settings():
             figure = self._axes[drawn.size].figure
-            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": "svd_batch"})
+            canvas: Any = FigureCanvasSVG(figure)
+            canvas.print_svg(buffer, metadata={"Date": None, "Creator": "svd_batch"})
         return buffer.getvalue()
 
     def _png(self, drawn: Drawn) -> bytes:
@@ -83,7 +84,8 @@ class Canvas:
         with settings():
             figure = self._axes[drawn.size].figure
             figure.dpi = PNG_DPI
-            FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+            canvas: Any = FigureCanvasAgg(figure)
+            canvas.print_png(buffer, metadata={"Software": None})
             figure.dpi = 72
         return buffer.getvalue()
 

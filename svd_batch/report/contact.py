@@ -126,6 +126,8 @@ class _Clip:
 
 def _clip(path: Path, num_columns: int) -> _Clip | None:
     """Return a clip's frames as small as the sheet needs them; None where it is missing or can't be read."""
+    if not path.is_file():
+        return None
     try:
         frames, fps = read_frames(path)
     except OSError:

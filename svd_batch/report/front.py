@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from svd_batch.analysis import Analysis, wording
+from svd_batch.analysis import Analysis, describe, wording
 from svd_batch.analysis.axes import Axis
 from svd_batch.analysis.cells import ParetoPoint
 from svd_batch.records import CellValue
@@ -39,7 +39,7 @@ def front(analysis: Analysis, seconds: Sequence[float | None] | None = None) -> 
     if pareto is None or len(pareto.points) < 2:
         return None
     best = sorted((p for p in pareto.points if p.is_best), key=lambda p: (p.x, -p.y))
-    titles = {metric.name: metric_label(metric) for metric in analysis.metrics}
+    titles = {name: metric_label(describe(name)) for name in (pareto.x, pareto.y, *_ALSO)}
     figures = {f.metric: f.medians for f in analysis.cell_table.figures if f.metric in _ALSO}
     also: dict[str, Sequence[float | None]] = {titles[name]: figures[name] for name in _ALSO if name in figures}
     if seconds is not None:
@@ -90,8 +90,7 @@ def draw_front(analysis: Analysis, canvas: Canvas) -> Drawn | None:
     pareto = analysis.pareto
     if pareto is None or len(pareto.points) < 2:
         return None
-    by_name = {metric.name: metric for metric in analysis.metrics}
-    x, y = by_name[pareto.x], by_name[pareto.y]
+    x, y = describe(pareto.x), describe(pareto.y)
     axes = " · ".join(axis.name for axis in analysis.axes)
     spots = []
     for point in pareto.points:

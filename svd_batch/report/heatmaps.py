@@ -70,7 +70,7 @@ def heat_table(
     if not has_values or num_cells > MOST_CELLS:
         return None
     low, high = span or heat_span([found])
-    step = (high - low) / 2
+    step = (high - low) / 4
     columns = tuple(wording.shown(value, across) for value in across.values)
     rows = []
     for value, centers, counts in zip(down.values, found.centers, found.num_pictures, strict=True):

@@ -198,21 +198,22 @@ def draw_scatter(canvas: Canvas, name: str, label: str, named: tuple[str, str, s
 def _name_spots(axes: Any, spots: Sequence[Spot]) -> None:
     """Name cells beside their points, those that come first first, as long as no name covers another or a point."""
     box = axes.get_window_extent()
-    to_px = axes.transData.transform
-    points = [tuple(to_px((s.x, s.y))) for s in spots]
+    points = [tuple(axes.transData.transform((s.x, s.y))) for s in spots]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     high = FONT_PX + 1
     for spot, (x, y) in zip(spots, points, strict=True):
         wide = 0.62 * FONT_PX * len(spot.name) + 2
-        places = ((x + 7, y + 3), (x - 7 - wide, y + 3), (x + 7, y - 3 - high), (x - 7 - wide, y - 3 - high))
-        for left, bottom in (*places, (x - wide / 2, y + 7), (x - wide / 2, y - 7 - high)):
+        places = [("left", x + 7, y + 3), ("right", x - 7, y + 3), ("left", x + 7, y - 3 - high)]
+        places += [("right", x - 7, y - 3 - high), ("center", x, y + 7), ("center", x, y - 7 - high)]
+        for side, at, bottom in places:
+            left = at - {"left": 0.0, "center": wide / 2, "right": wide}[side]
             mine = (left, bottom, left + wide, bottom + high)
-            inside = box.x0 - 30 <= mine[0] and mine[2] <= box.x1 + 12 and box.y0 <= mine[1] and mine[3] <= box.y1 + 6
-            if inside and not any(_overlap(mine, other) for other in taken):
+            is_inside = box.x0 - 30 <= left and mine[2] <= box.x1 + 12 and box.y0 <= bottom and mine[3] <= box.y1 + 6
+            if is_inside and not any(_overlap(mine, other) for other in taken):
                 taken.append(mine)
-                place = axes.transData.inverted().transform((left, bottom + 2))
-                colour = COLOURS["ink" if spot.is_best else "soft"]
-                axes.text(*place, spot.name, fontsize=FONT_PX - 1, color=colour, zorder=5, va="bottom")
+                place = axes.transData.inverted().transform((at, bottom + 2))
+                style = {"ha": side, "va": "bottom", "color": COLOURS["ink" if spot.is_best else "soft"]}
+                axes.text(*place, spot.name, fontsize=FONT_PX - 1, zorder=5, **style)
                 break
 
 
@@ -246,7 +247,7 @@ def draw_heatmap(
 
 
 def _ends(span: tuple[float, float]) -> str:
-    step = (span[1] - span[0]) / 2 or None
+    step = (span[1] - span[0]) / 4 or None
     return f"blue {wording.number(span[0], step)}, yellow {wording.number(span[1], step)}"
 
 
@@ -255,5 +256,5 @@ def _figure_in_cell(axes: Any, x: int, y: int, center: float | None, span: tuple
         return
     red, green, blue, _ = image.cmap(image.norm(center))
     is_dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18
-    text = wording.number(center, (span[1] - span[0]) / 2 or None)
+    text = wording.number(center, (span[1] - span[0]) / 4 or None)
     axes.text(x, y, text, ha="center", va="center", fontsize=FONT_PX - 1.5, color="white" if is_dark else "black")
