@@ -340,18 +340,25 @@ def _manifest(rest: list[str]) -> int:
 
 
 def _report(rest: list[str]) -> int:
-    from svd_batch.report.extras import add_options, write_extras
-
     parser = _parser("report", "Write OUTPUT/report.html: the grid of clips for each picture, and the failures.")
     parser.add_argument("output", type=Path, help="output folder of a run")
-    add_options(parser)
+    _add_extras(parser)
     arguments = parser.parse_args(rest)
     from svd_batch.report import write_report
+    from svd_batch.report.extras import write_extras
 
     print(write_report(arguments.output).resolve().as_uri())
     for line in write_extras([arguments.output], arguments):
         print(line)
     return 0
+
+
+def _add_extras(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what `report` writes beside the page."""
+    text = "also write OUTPUT/report/report.md with its plots as PNG and SVG, for a README or a paper"
+    parser.add_argument("--markdown", action="store_true", help=text)
+    text = "also write OUTPUT/report/contact/IMAGE.png and .gif: all clips of a picture at once"
+    parser.add_argument("--contact-sheets", action="store_true", help=text)
 
 
 def _recommend(rest: list[str]) -> int:

@@ -10,20 +10,6 @@ FOLDER = "report"
 """Below the (first) output folder."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options to the parser of the verb `report`."""
-    parser.add_argument(
-        "--markdown",
-        action="store_true",
-        help=f"also write OUTPUT/{FOLDER}/report.md with its plots as PNG and SVG, for a README or a paper",
-    )
-    parser.add_argument(
-        "--contact-sheets",
-        action="store_true",
-        help=f"also write OUTPUT/{FOLDER}/contact/IMAGE.png and .gif: all clips of a picture at once",
-    )
-
-
 def write_extras(roots: Sequence[Path], asked: argparse.Namespace) -> Iterator[str]:
     """Write what was asked for, and yield a line for each; with several folders report.md compares them.
 
