@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,10 @@ from sweep_tables import noise, sweep, sweep_table
 
 from svd_batch.analysis import Analysis, Videos, analyse, videos_of
 from svd_batch.report import sentences, tables
-from svd_batch.report.answer import answer, cell_seconds
+from svd_batch.report.answer import answer, cell_seconds, single_pictures
 from svd_batch.report.heatmaps import NUM_COLOURS, colour
 from svd_batch.report.limits import limits
+from svd_batch.report.reactions import reactions
 
 BUCKETS, NOISES = [20, 127, 240], [0.0, 0.1]
 GRID: Mapping[str, Any] = {"motion_bucket_id": BUCKETS, "noise_aug_strength": NOISES}
@@ -27,11 +29,15 @@ METRICS: Mapping[str, Any] = {
 }
 
 
+def template(name: str) -> jinja2.Template:
+    """Return a template as the page has it."""
+    loader = jinja2.PackageLoader("svd_batch.report", "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+
+
 def html_of(analysis: Analysis, **options: Any) -> str:
     """Return the partial alone."""
-    loader = jinja2.PackageLoader("svd_batch.report", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("answer.html").render(answer=answer(analysis, **options))
+    return template("answer.html").render(answer=answer(analysis, **options))
 
 
 def page_of(videos: Videos) -> str:
@@ -120,6 +126,22 @@ def test_all_ids_are_different(whole: tuple[Analysis, str]):
 
 def test_the_same_table_gives_the_same_bytes(whole: tuple[Analysis, str]):
     assert page_of(sweep(GRID, metrics={**METRICS, "flicker": noise(1.0)}, generate_s=31.0)) == whole[1]
+
+
+def test_the_pictures_that_react_most_and_least_are_named_as_text():
+    metrics = {"motion": lambda row: row["motion_bucket_id"] / 100 * row["picture"]}
+    (found,) = reactions(analyse(sweep({"motion_bucket_id": BUCKETS}, metrics=metrics)))
+    assert found.most[0] == ("img0007", "15.4")
+    assert found.least[0] == ("img0000", "0")
+    evil = dataclasses.replace(found, most=(("<b>evil", "1"),))
+    html = template("answer/reactions.html").render(reactions=[evil])
+    assert "&lt;b&gt;evil" in html
+
+
+def test_a_grid_with_holes_shows_no_single_pictures():
+    keep = lambda row: row["motion_bucket_id"] != 240 or not row["noise_aug_strength"]  # noqa: E731
+    assert single_pictures(analyse(sweep(GRID, metrics=METRICS)), "motion", "motion_bucket_id")
+    assert not single_pictures(analyse(sweep(GRID, metrics=METRICS, keep=keep)), "motion", "motion_bucket_id")
 
 
 # --- little to say --------------------------------------------------------------------------------------------

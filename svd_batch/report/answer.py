@@ -7,6 +7,7 @@ rest of the page.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,7 @@ class Card:
     num_shown: int
     """Single pictures in the curves."""
     has_missing_heatmaps: bool
+    has_intervals: bool
 
 
 def answer(
@@ -115,7 +117,17 @@ def _card(analysis: Analysis, metric: Metric, canvas: Canvas, maps: list[HeatTab
     num_shown = max((len(shown) for _, shown in _curves(analysis, metric)), default=0)
     curves = tuple(Markup(svg) for svg in drawn)
     return Card(
-        metric.name, metric.title, unit, meaning(metric.name), better, told, curves, tuple(maps), num_shown, is_short
+        name=metric.name,
+        title=metric.title,
+        unit=unit,
+        meaning=meaning(metric.name),
+        better=better,
+        sentences=told,
+        curves=curves,
+        heatmaps=tuple(maps),
+        num_shown=num_shown,
+        has_missing_heatmaps=is_short,
+        has_intervals=any(p.low is not None for curve, _ in _curves(analysis, metric) for p in curve.points),
     )
 
 
@@ -135,11 +147,16 @@ def _curves(analysis: Analysis, metric: Metric) -> list[tuple[Curve, list[list[f
 
 
 def single_pictures(analysis: Analysis, metric: str, axis: str) -> list[list[float]]:
-    """Return single pictures' means at each step of an axis, of pictures that have every cell; evenly some of many."""
+    """Return single pictures' means at each step of an axis, evenly some of many.
+
+    None of a grid with holes, where plain means would compare steps at different settings of the other axes, and of a
+    whole grid those pictures that have every cell.
+    """
     table = analysis.cell_table
     column = table.axes.index(axis)
     steps = next(a.values for a in analysis.axes if a.name == axis)
-    if isinstance(steps[0], str) or not table.by_picture.get(metric) or len(table.cells) < 2:
+    is_whole = len(table.cells) == math.prod(len(a.values) for a in analysis.axes)
+    if isinstance(steps[0], str) or not table.by_picture.get(metric) or not is_whole:
         return []
     values = np.array(table.by_picture[metric], np.float64)  # (pictures, cells)
     values = values[np.isfinite(values).all(axis=1)]
@@ -147,7 +164,7 @@ def single_pictures(analysis: Analysis, metric: str, axis: str) -> list[list[flo
     share = np.zeros((len(table.cells), len(steps)))
     for cell, at in enumerate(table.cells):
         share[cell, place[at[column]]] = 1.0
-    if len(values) < 2 or not share.any(axis=0).all():
+    if len(values) < 2:
         return []
     means = values @ (share / share.sum(axis=0))
     most = max(2, min(MOST_PICTURES, _MOST_VALUES // len(steps)))

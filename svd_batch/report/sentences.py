@@ -50,8 +50,9 @@ def lead(analysis: Analysis) -> list[Said]:
     axes = [axis.name for axis in analysis.axes]
     chosen = ordered(analysis)[:2]
     found = [s for name in chosen for s in analysis.sentences if s.metric == name]
-    kinds = (*STATED, "shares")
-    return [said(s, axes) for s in found if s.kind in kinds] or [said(s, axes) for s in found]
+    if any(s.kind in STATED for s in found):
+        found = [s for s in found if s.kind in (*STATED, "shares")]
+    return [said(s, axes) for s in found]
 
 
 def without_effect(analysis: Analysis) -> list[tuple[str, tuple[str, ...]]]:

@@ -42,6 +42,8 @@ _KEPT = {
     "font-size",
     "font-weight",
 }
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""What XML has no place for, and a folder's name may have."""
 _HIT_RADIUS = 10
 GROUND = "ground"
 """The group id of a figure's white paper; the page has its own."""
@@ -66,7 +68,7 @@ def inline(text: str, name: str, label: str, dots: Mapping[str, Sequence[Dot]]) 
 
     `name` is unique in the page, `label` is for those who can't see it; `dots` has the points of each group id.
     """
-    root = ET.fromstring(text)
+    root = ET.fromstring(_FORBIDDEN.sub("�", text))
     for element in root.iter():
         element.tag = _NAMESPACE.sub("", element.tag)
     used = {i for e in root.iter() for v in e.attrib.values() for i in _REFERENCE.findall(v)}
@@ -76,7 +78,7 @@ def inline(text: str, name: str, label: str, dots: Mapping[str, Sequence[Dot]]) 
     root.attrib.clear()
     view = f"0 0 {_short(width)} {_short(height)}"
     root.attrib |= {"class": "figure", "viewBox": view, "role": "img", "aria-label": label, "stroke-linejoin": "round"}
-    return ET.tostring(root, encoding="unicode", short_empty_elements=True)
+    return _FORBIDDEN.sub("�", ET.tostring(root, encoding="unicode"))
 
 
 def _points(root: ET.Element, dots: Mapping[str, Sequence[Dot]]) -> None:
