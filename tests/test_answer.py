@@ -67,6 +67,13 @@ def test_a_sentence_gets_a_capital_and_a_full_stop_unless_it_begins_with_an_axis
     assert sentences.of_metric(found, "likeness")[0].text.startswith("noise_aug_strength 0.1 instead of 0 gains")
 
 
+def test_a_folded_metric_is_headed_by_an_effect_where_it_has_one():
+    metrics = {"motion": noise(1.0), "likeness": noise(1.0), "flicker": lambda row: row["noise_aug_strength"]}
+    (card,) = answer(analyse(sweep(GRID, metrics=metrics)))["more"]
+    assert card.sentences[0].kind == "constant"
+    assert card.headline.startswith("noise_aug_strength 0.1 instead of 0 adds 0.1 of flicker")
+
+
 def test_what_stands_behind_a_sentence_stands_apart(whole: tuple[Analysis, str]):
     said = sentences.lead(whole[0])[0]
     assert said.text.endswith(".")

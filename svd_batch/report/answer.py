@@ -51,6 +51,12 @@ class Card:
     has_missing_heatmaps: bool
     has_intervals: bool
 
+    @property
+    def headline(self) -> str:
+        """Return the sentence that stands for the metric while it is folded: the first that states an effect."""
+        stated = [said for said in self.sentences if said.kind in sentences.STATED]
+        return next((said.text for said in [*stated, *self.sentences]), "")
+
 
 def answer(
     analysis: Analysis, seconds: Sequence[float | None] | None = None, *, score: str = "OUTPUT"
