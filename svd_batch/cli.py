@@ -361,10 +361,12 @@ def _report(rest: list[str]) -> int:
         metavar="SECONDS",
         help="write the page again every so many seconds (10) until the run is over; it loads itself anew",
     )
+    _add_extras(parser)
     arguments = parser.parse_args(rest)
     if arguments.watch is not None and not arguments.watch >= 1:
         parser.error(f"--watch: {arguments.watch:g} is not accepted; give 1 second or more")
     from svd_batch.report import write_report
+    from svd_batch.report.extras import write_extras
     from svd_batch.report.watch import watch
 
     if arguments.watch is not None:
@@ -375,7 +377,17 @@ def _report(rest: list[str]) -> int:
         megabytes = path.stat().st_size / 1e6
         print(f"warning: {path} has {megabytes:.0f} MB; many mail servers take no more than 25", file=sys.stderr)
     print(path.resolve().as_uri())
+    for line in write_extras(arguments.output, arguments):
+        print(line)
     return 0
+
+
+def _add_extras(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what `report` writes beside the page."""
+    text = "also write OUTPUT/report/report.md with its plots as PNG and SVG, for a README or a paper"
+    parser.add_argument("--markdown", action="store_true", help=text)
+    text = "also write OUTPUT/report/contact/IMAGE.png and .gif: all clips of a picture at once"
+    parser.add_argument("--contact-sheets", action="store_true", help=text)
 
 
 def _recommend(rest: list[str]) -> int:

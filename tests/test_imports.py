@@ -26,6 +26,7 @@ ALLOWED = {
     "huggingface_hub": ("checkpoint.py",),
     "imageio_ffmpeg": ("video.py",),
     "jinja2": ("report/",),
+    "matplotlib": ("report/",),
     "tqdm": ("console.py",),
     "cv2": ("metrics/", "video.py"),
 }

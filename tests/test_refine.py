@@ -145,8 +145,6 @@ def test_likeness_compares_the_first_frame_with_the_picture_as_the_model_saw_it(
 def test_of_a_metric_of_which_less_is_better_the_lowest_are_taken(
     refine: Refine, tmp_path: Path, one_picture: str
 ) -> None:
-    refine: Refine, tmp_path: Path, one_picture: str
-) -> None:
     _, out, _ = refine("refine.best=1", "refine.metric=flicker", one_picture)
     assert "lowest first" in out
     for image_id in {row["image_id"] for row in rows(tmp_path / "out")}:

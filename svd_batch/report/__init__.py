@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from svd_batch.analysis import analyse, videos_of
 from svd_batch.errors import UserError
-from svd_batch.report import answer, costs
+from svd_batch.report import costs
+from svd_batch.report.answer import answer, cell_seconds
 from svd_batch.report.axes import Axis, constants, varying_axes
 from svd_batch.report.extremes import extremes, flagged, rows_that_stand_out
 from svd_batch.report.folders import Sweep, read_sweep
@@ -21,6 +23,7 @@ from svd_batch.report.html import render
 from svd_batch.report.measures import measures
 from svd_batch.report.page_data import extremes_data, page_data
 from svd_batch.report.provenance import provenance
+from svd_batch.report.reactions import reactions
 from svd_batch.report.selection import MOST_CLIPS, Selection, select
 from svd_batch.store import Store, flush, move
 
@@ -65,8 +68,7 @@ def page(
         refresh_s=refresh_s,
         has_metrics=any(measure.is_metric for measure in found),
         embed=embed,
-        answer=_answer(sweep),
-        sensitivity=answer.sensitivity(sweep),
+        **_answer(sweep),
         failures=costs.failures(sweep),
         stages=costs.stages(sweep),
         shares=costs.shares,
@@ -77,17 +79,13 @@ def page(
 
 
 def _answer(sweep: Sweep) -> dict[str, Any]:
-    """Return the parts of the answer that have something to say, by the names of their partials."""
+    """Return what the whole table says, not only the clips that the page has; nothing where there is no video."""
     if not sweep.num_videos:
-        return {}
-    parts = {
-        "sentences": answer.sentences(sweep),
-        "curves": answer.curves(sweep),
-        "heatmaps": answer.heatmaps(sweep),
-        "shares": answer.shares(sweep),
-        "pareto": answer.pareto(sweep),
-    }
-    return {name: part for name, part in parts.items() if part}
+        return {"answer": None, "reactions": []}
+    videos = videos_of({folder.name: folder.table for folder in sweep.folders if folder.table.num_rows})
+    analysis = analyse(videos)
+    score = " ".join(str(folder.store.root) for folder in sweep.folders)
+    return {"answer": answer(analysis, cell_seconds(videos), score=score), "reactions": reactions(analysis)}
 
 
 def _header(sweep: Sweep, axes: Sequence[Axis], selection: Selection) -> dict[str, Any]:

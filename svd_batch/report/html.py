@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-STYLES = ("page.css", "grid.css", "windows.css")
+STYLES = ("page.css", "answer.css", "grid.css", "windows.css")
 SCRIPTS = (
     "data.js",
     "state.js",

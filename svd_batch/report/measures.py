@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from svd_batch import metrics
 from svd_batch.report.folders import Sweep
 
 
@@ -22,31 +23,14 @@ class Measure:
     """Whether it says something of the clip rather than of what it cost."""
 
 
-METRICS = (
-    Measure("motion", "motion", "px a frame"),
-    Measure("motion_top5", "motion of the fastest 5 %", "px a frame"),
-    Measure("motion_fraction", "relative motion", "of the diagonal a frame"),
-    Measure("motion_top5_fraction", "relative motion of the fastest 5 %", "of the diagonal a frame"),
-    Measure("camera_motion", "camera motion", "px a frame"),
-    Measure("object_motion", "object motion", "px a frame"),
-    Measure("flicker", "flicker", better="low"),
-    Measure("smoothness", "smoothness", better="high"),
-    Measure("likeness", "likeness to the picture", "SSIM", "high"),
-    Measure("likeness_last", "likeness of the last frame", "SSIM", "high"),
-    Measure("psnr_first", "PSNR of the first frame", "dB", "high"),
-    Measure("psnr_last", "PSNR of the last frame", "dB", "high"),
-    Measure("clip_likeness", "CLIP likeness", "cosine", "high"),
-    Measure("clip_consistency", "CLIP consistency", "cosine", "high"),
-    Measure("sharpness", "sharpness", better="high"),
-    Measure("brightness_drift", "brightness drift"),
-    Measure("contrast_drift", "contrast drift"),
-    Measure("saturation_drift", "saturation drift"),
-    Measure("loop_closure", "loop closure"),
-    Measure("refine_score", "refine's score"),
-    Measure("dynamic_degree", "dynamic", is_flag=True),
-    Measure("is_frozen", "frozen", better="low", is_flag=True),
-    Measure("is_broken", "broken", better="low", is_flag=True),
-)
+def _measure(metric: metrics.Metric) -> Measure:
+    better: dict[str | None, str] = {"higher": "high", "lower": "low"}
+    unit = "" if metric.is_flag else metric.unit.partition(" at a height of ")[0]
+    title = metric.title.removesuffix(" degree") if metric.is_flag else metric.title
+    return Measure(metric.name, title, unit, better.get(metric.better), metric.is_flag)
+
+
+METRICS = (*map(_measure, metrics.METRICS.values()), Measure("refine_score", "refine's score"))
 COSTS = (
     Measure("generate_s", "generation", "s", "low", is_metric=False),
     Measure("num_bytes", "file size", "bytes", "low", is_metric=False),
