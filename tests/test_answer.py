@@ -71,7 +71,7 @@ def test_a_folded_metric_is_headed_by_an_effect_where_it_has_one():
     metrics = {"motion": noise(1.0), "likeness": noise(1.0), "flicker": lambda row: row["noise_aug_strength"]}
     (card,) = answer(analyse(sweep(GRID, metrics=metrics)))["more"]
     assert card.sentences[0].kind == "constant"
-    assert card.headline.startswith("noise_aug_strength 0.1 instead of 0 adds 0.1 of flicker")
+    assert card.headline.startswith("noise_aug_strength 0.1 instead of 0 adds 0.1 levels of 255 of flicker")
 
 
 def test_what_stands_behind_a_sentence_stands_apart(whole: tuple[Analysis, str]):

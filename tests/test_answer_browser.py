@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser import open_page
+from browser import open_browser, open_file
 from sweep_tables import noise, sweep
 from test_answer import GRID, METRICS, STATIC_CSS, page_of
 
@@ -16,7 +16,9 @@ def test_nothing_is_wider_than_a_phone_and_points_are_coloured(tmp_path: Path) -
     path = tmp_path / "answer.html"
     head = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     path.write_text(f"{head}<style>{STATIC_CSS.read_text()}</style><body>{html}")
-    with open_page(path, width=375, height=700) as (page, complaints):
+    with open_browser() as browser:
+        opened = open_file(browser, path, width=375, height=700)
+        page = opened.page
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         width = page.evaluate("document.documentElement.scrollWidth")
         figures = page.eval_on_selector_all(".figure", "all => all.map(f => f.getBoundingClientRect().right)")
@@ -25,4 +27,4 @@ def test_nothing_is_wider_than_a_phone_and_points_are_coloured(tmp_path: Path) -
     assert len(figures) == 9
     assert max(figures) <= 375
     assert fill == pytest.approx("rgb(43, 127, 196)")
-    assert not complaints
+    assert not opened.complaints

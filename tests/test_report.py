@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -29,7 +28,7 @@ from svd_batch import dataset
 from svd_batch.config import Codec, VideoConfig
 from svd_batch.errors import UserError
 from svd_batch.quality import in_quality, quality_of
-from svd_batch.records import EXACT
+from svd_batch.records import EXACT, flat
 from svd_batch.report import write_report
 from svd_batch.report.axes import constants, varying_axes
 from svd_batch.report.folders import Sweep, read_sweep
@@ -44,7 +43,7 @@ HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>"
 
 def row_of(image_id: str = "cat", **changes: Any) -> dict[str, Any]:
     """Return a row of metadata.parquet."""
-    return dataclasses.asdict(make_record(image_id=image_id, **changes))
+    return flat(make_record(image_id=image_id, **changes))
 
 
 def sweep_of(rows: list[dict[str, Any]]) -> Sweep:

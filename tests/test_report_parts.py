@@ -1,4 +1,4 @@
-"""The parts of the report that count: columns, what stands out, costs, posters, the slots of the answer."""
+"""The parts of the report that count: columns, what stands out, costs, posters, the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from test_report import Tags, data_of, row_of, sweep_of
 
 from svd_batch import dataset
-from svd_batch.report import answer, write_report
+from svd_batch.report import write_report
 from svd_batch.report.columns import column, rounded
 from svd_batch.report.costs import devices, sessions, stages
 from svd_batch.report.extremes import extremes, flagged
@@ -157,28 +157,31 @@ def test_a_clip_that_is_gone_or_broken_has_no_poster(tmp_path: Path):
     assert make_posters(store, [record.file_name, "videos/00/gone.mp4"]) == [False, False]
 
 
-# --- the answer's slots -------------------------------------------------------------------------------------------
+# --- the answer -----------------------------------------------------------------------------------------------------
 
 
-def test_without_an_answer_there_is_no_section_for_it(tmp_path: Path):
-    tags = Tags(write_report(make_output(tmp_path / "out", image_ids=["cat"]).root))
-    assert "answer" not in [a.get("id") for _, a in tags.tags]
-
-
-def test_each_part_of_the_answer_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_metrics_the_answer_says_how_to_measure_them(tmp_path: Path):
     store = make_output(tmp_path / "out", image_ids=["cat"])
-    monkeypatch.setattr(answer, "sentences", lambda sweep: [f"{sweep.num_videos} video <moves>"])
-    for part in ("curves", "heatmaps", "shares", "pareto", "sensitivity"):
-        plot = answer.Plot(f"plot of {part}", f'<svg id="{part}"></svg>')
-        monkeypatch.setattr(answer, part, lambda sweep, plot=plot: [plot])
+    assert f"svd-batch score {store.root}" in Tags(write_report(store.root)).text
+
+
+def test_a_folder_without_a_video_has_no_answer(tmp_path: Path):
+    store = make_store(tmp_path / "out")
+    dataset.compact(store)
+    assert "answer" not in [a.get("id") for _, a in Tags(write_report(store.root)).tags]
+
+
+def test_the_answer_is_of_the_whole_table_and_shows_cells_of_the_grid(tmp_path: Path):
+    store = make_output(
+        tmp_path / "out", image_ids=["cat", "dog"], cells=[make_cell(motion_bucket_id=b) for b in (20, 240)]
+    )
+    table = pq.read_table(store.metadata)
+    at = table.column_names.index("motion")
+    table = table.set_column(at, "motion", pa.array([b / 100 for b in table["motion_bucket_id"].to_pylist()]))
+    pq.write_table(table, store.metadata)
     tags = Tags(write_report(store.root))
-    assert "1 video <moves>" in tags.text
-    assert {"curves", "heatmaps", "shares", "pareto", "sensitivity"} <= {a.get("id") for _, a in tags.tags}
-
-
-def test_style_attributes_of_a_plot_become_attributes():
-    svg = '<?xml version="1.0"?>\n<svg><path style="fill: none; stroke: #000"/></svg>'
-    assert answer.plain_svg(svg) == '<svg><path fill="none" stroke="#000"/></svg>'
+    assert "motion_bucket_id 240 instead of 20 raises motion from 0.2 to 2.4 px a frame" in tags.text
+    assert '{"motion_bucket_id":20}' in [a["data-cell"].replace(" ", "") for _, a in tags.tags if "data-cell" in a]
 
 
 # --- watching and odd folders ---------------------------------------------------------------------------------------
