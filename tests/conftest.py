@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # a second thread only slows so small a model down, most of all on a busy machine
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else the runs that a test interrupts would go on
 
 PATIENCE_S = 600
 """How long a test waits for another process: far longer than it takes on a busy machine, and below pytest's timeout."""

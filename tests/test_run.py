@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Cli, tiny_overrides
+from builders import run_here
+from conftest import PATIENCE_S, tiny_overrides
 
 from svd_batch import cli as command_line
 from svd_batch.store import Store
@@ -34,12 +36,46 @@ def run(
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: str, verb: str = "run", manifest: Path = pets) -> tuple[int, str, str]:
-        arguments = [verb, "backend=serial", *tiny, f"manifest={manifest}", "output=out", *overrides]
-        code = command_line.main(arguments)
+        code = command_line.main([verb, *job(tiny, manifest), *overrides])
         captured = capfd.readouterr()
         return code, captured.out, captured.err
 
     return call
+
+
+def job(tiny: list[str], manifest: Path) -> list[str]:
+    """Return the arguments that all of these jobs share."""
+    return ["backend=serial", *tiny, f"manifest={manifest}", "output=out"]
+
+
+Finished = tuple[Path, str]
+"""The folder of a finished job, only to be read, and what the job printed."""
+
+
+@pytest.fixture(scope="module")
+def one_cell(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A job of one cell: 3 videos."""
+    folder = tmp_path_factory.mktemp("one_cell") / "out"
+    return folder, run_here("run", *job(tiny_overrides(tiny_checkpoint), pets), f"output={folder}").out
+
+
+@pytest.fixture(scope="module")
+def grid(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A job over GRID: 12 videos."""
+    folder = tmp_path_factory.mktemp("grid") / "out"
+    return folder, run_here("run", *job(tiny_overrides(tiny_checkpoint), pets), *GRID, f"output={folder}").out
+
+
+@pytest.fixture
+def one_cell_copied(one_cell: Finished, tmp_path: Path) -> Path:
+    """A copy of `one_cell`, where `run` goes on."""
+    return Path(shutil.copytree(one_cell[0], tmp_path / "out"))
+
+
+@pytest.fixture
+def grid_copied(grid: Finished, tmp_path: Path) -> Path:
+    """A copy of `grid`, where `run` goes on."""
+    return Path(shutil.copytree(grid[0], tmp_path / "out"))
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
@@ -51,18 +87,16 @@ def mtimes(folder: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in folder.glob("videos/*/*")}
 
 
-def test_every_picture_gets_every_cell_and_each_video_one_row(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run(*GRID)
-    table = rows(tmp_path / "out")
-    assert code == 0
+def test_every_picture_gets_every_cell_and_each_video_one_row(grid: Finished) -> None:
+    folder, out = grid
+    table = rows(folder)
     assert "3 pictures × 4 cells = 12 videos" in out
     assert len({(r["image_path"], r["motion_bucket_id"], r["noise_aug_strength"]) for r in table}) == len(table) == 12
-    assert all((tmp_path / "out" / str(r["file_name"])).is_file() for r in table)
+    assert all((folder / str(r["file_name"])).is_file() for r in table)
 
 
-def test_the_output_passes_verify_and_holds_a_report_a_card_and_the_config(run: Run, tmp_path: Path) -> None:
-    run(*GRID)
-    out = tmp_path / "out"
+def test_the_output_passes_verify_and_holds_a_report_a_card_and_the_config(grid: Finished) -> None:
+    out, _ = grid
     assert command_line.main(["verify", str(out)]) == 0
     assert (out / "report.html").is_file()
     assert (out / "README.md").is_file()
@@ -70,42 +104,38 @@ def test_the_output_passes_verify_and_holds_a_report_a_card_and_the_config(run: 
     assert not list((out / ".svd_batch/tmp").iterdir())
 
 
-def test_a_row_tells_what_each_stage_took_and_the_parts_make_up_the_whole(run: Run, tmp_path: Path) -> None:
-    run()
-    for row in rows(tmp_path / "out"):
+def test_a_row_tells_what_each_stage_took_and_the_parts_make_up_the_whole(grid: Finished) -> None:
+    for row in rows(grid[0]):
         seconds = {k: v for k, v in row.items() if k.endswith("_s") and isinstance(v, float)}
         assert min(seconds.values()) > 0
         assert seconds["condition_s"] + seconds["denoise_s"] + seconds["decode_s"] <= seconds["generate_s"]
         assert seconds["encode_s"] + seconds["commit_s"] == pytest.approx(seconds["write_s"], abs=1e-5)
 
 
-def test_the_same_command_again_finds_nothing_to_do(run: Run, tmp_path: Path) -> None:
-    run(*GRID)
-    before = mtimes(tmp_path / "out")
+def test_the_same_command_again_finds_nothing_to_do(run: Run, grid_copied: Path) -> None:
+    before = mtimes(grid_copied)
     code, out, _ = run(*GRID)
     assert code == 0
     assert "12 of 12 done, nothing to do" in out
-    assert mtimes(tmp_path / "out") == before
+    assert mtimes(grid_copied) == before
 
 
-def test_a_larger_grid_makes_only_the_new_cells(run: Run, tmp_path: Path) -> None:
-    run(*GRID)
-    before = mtimes(tmp_path / "out")
+def test_a_larger_grid_makes_only_the_new_cells(run: Run, grid_copied: Path) -> None:
+    before = mtimes(grid_copied)
     _, out, _ = run(*GRID, "sweep.motion_bucket_id=[20,127,240]")
-    after = mtimes(tmp_path / "out")
+    after = mtimes(grid_copied)
     assert "12 done, 6 new" in out
     assert len(after) == 18
     assert {name: after[name] for name in before} == before
 
 
-def test_more_seeds_make_only_the_new_replicates(run: Run, tmp_path: Path) -> None:
-    run()
-    before = mtimes(tmp_path / "out")
+def test_more_seeds_make_only_the_new_replicates(run: Run, one_cell_copied: Path) -> None:
+    before = mtimes(one_cell_copied)
     _, out, _ = run("num_seeds=2")
-    after = mtimes(tmp_path / "out")
+    after = mtimes(one_cell_copied)
     assert "3 done, 3 new" in out
     assert {name: after[name] for name in before} == before
-    assert sorted({str(r["replicate"]) for r in rows(tmp_path / "out")}) == ["0", "1"]
+    assert sorted({str(r["replicate"]) for r in rows(one_cell_copied)}) == ["0", "1"]
 
 
 def test_a_longer_manifest_makes_only_the_new_pictures_and_keeps_the_old_captions(
@@ -136,14 +166,13 @@ def test_a_longer_manifest_makes_only_the_new_pictures_and_keeps_the_old_caption
     ],
 )
 def test_settings_that_one_folder_may_not_mix_are_refused_with_both_values(
-    change: str, sentence: str, run: Run, tmp_path: Path
+    change: str, sentence: str, run: Run, one_cell_copied: Path
 ) -> None:
-    run()
-    before = mtimes(tmp_path / "out")
+    before = mtimes(one_cell_copied)
     code, _, err = run(change)
     assert code == 2
     assert sentence in err
-    assert mtimes(tmp_path / "out") == before
+    assert mtimes(one_cell_copied) == before
 
 
 def test_a_bad_picture_is_a_row_in_the_failures_and_the_rest_is_made(run: Run, tmp_path: Path, pictures: Path) -> None:
@@ -228,8 +257,7 @@ def test_plan_counts_and_touches_nothing(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_plan_knows_what_is_done_and_how_long_the_rest_takes(run: Run) -> None:
-    run()
+def test_plan_knows_what_is_done_and_how_long_the_rest_takes(run: Run, one_cell_copied: Path) -> None:
     _, out, _ = run("sweep.motion_bucket_id=[127,240]", verb="plan")
     assert "already done: 3" in out
     assert "to do:        3" in out
@@ -277,60 +305,87 @@ def test_hydra_leaves_nothing_of_its_own_behind(run: Run, tmp_path: Path) -> Non
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
 
 
-def test_the_job_on_ray_shows_our_lines_only_and_keeps_the_logs(
-    cli: Cli, tmp_path: Path, tiny: list[str], pets: Path
-) -> None:
-    result = cli("run", *tiny, *GRID, f"manifest={pets}", "output=out")
-    lines = result.stdout.splitlines()
-    assert result.returncode == 0
-    assert [line.split(":")[0] for line in lines[1:]] == ["videos", "table", "report"]
-    assert all("videos, 0 failed" in line for line in result.stderr.splitlines())
-    assert len(rows(tmp_path / "out")) == 12
-    assert list((tmp_path / "out/.svd_batch/logs/ray").glob("*"))
-    assert "Dataset" in next((tmp_path / "out/.svd_batch/logs").glob("run-*.log")).read_text()
+# --- on Ray -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def on_ray(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A job on Ray over GRID in a process of its own: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("on_ray")
+    command = on_ray_command(tiny_overrides(tiny_checkpoint), pets, "memory=auto")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(folder=folder / "out", out=done.stdout, err=done.stderr)
+
+
+def on_ray_command(tiny: list[str], manifest: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "svd_batch", "run", *job(tiny, manifest), "backend=ray", *GRID, *overrides]
+
+
+def test_the_job_on_ray_shows_our_lines_only_and_keeps_the_logs(on_ray: SimpleNamespace) -> None:
+    heads = [re.split("[: =]", line)[0] for line in on_ray.out.splitlines()[1:]]
+    assert heads == ["memory", "videos", "table", "report"]
+    assert all("videos, 0 failed" in line for line in on_ray.err.splitlines())
+    assert len(rows(on_ray.folder)) == 12
+    assert list((on_ray.folder / ".svd_batch/logs/ray").glob("*"))
+    assert "Dataset" in next((on_ray.folder / ".svd_batch/logs").glob("run-*.log")).read_text()
+
+
+def test_a_run_tells_on_ray_too_which_profile_auto_took(on_ray: SimpleNamespace) -> None:
+    assert on_ray.out.count("memory=auto took fast: it needs about") == 1
+    assert {row["memory_profile"] for row in rows(on_ray.folder)} == {"fast"}
+
+
+def wait_for_a_video(process: subprocess.Popen[str], folder: Path) -> None:
+    """Return as soon as a job has committed its first video."""
+    store = Store(folder)
+    while not store.done_ids():
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_exits_with_130_keeps_what_is_done_and_goes_on(
-    number: signal.Signals, tmp_path: Path, tiny_checkpoint: Path, pets: Path
+    number: signal.Signals, tmp_path: Path, tiny_checkpoint: Path, pets: Path, run: Run
 ) -> None:
     slow = tiny_overrides(tiny_checkpoint, steps=40)
-    command = [sys.executable, "-m", "svd_batch", "run", *slow, *GRID, f"manifest={pets}", "output=out"]
+    command = on_ray_command(slow, pets)
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    store = Store(tmp_path / "out")
-    while not store.done_ids() and process.poll() is None:
-        time.sleep(0.05)
+    wait_for_a_video(process, tmp_path / "out")
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "the same command goes on from here" in out
     kept = mtimes(tmp_path / "out")
     assert 1 <= len(rows(tmp_path / "out")) == len(kept) < 12
-    again = subprocess.run([*command, "backend=serial"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 0
-    assert f"{len(kept)} done, {12 - len(kept)} new" in again.stdout
+    code, out, _ = run(*slow, *GRID)
+    assert code == 0
+    assert f"{len(kept)} done, {12 - len(kept)} new" in out
     assert {name: mtimes(tmp_path / "out")[name] for name in kept} == kept
 
 
-def test_a_killed_driver_loses_nothing_that_was_committed(tmp_path: Path, tiny_checkpoint: Path, pets: Path) -> None:
+def test_a_killed_driver_loses_nothing_that_was_committed(
+    tmp_path: Path, tiny_checkpoint: Path, pets: Path, run: Run
+) -> None:
     slow = tiny_overrides(tiny_checkpoint, steps=40)
-    command = [sys.executable, "-m", "svd_batch", "run", *slow, *GRID, f"manifest={pets}", "output=out"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    store = Store(tmp_path / "out")
-    while not store.done_ids() and process.poll() is None:
-        time.sleep(0.05)
+    command = on_ray_command(slow, pets)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    wait_for_a_video(process, tmp_path / "out")
+    committed = Store(tmp_path / "out").done_ids()
     process.kill()
     process.wait()
-    again = subprocess.run([*command, "backend=serial"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 0
+    assert committed <= Store(tmp_path / "out").done_ids()
+    assert run(*slow, *GRID)[0] == 0
     assert len(rows(tmp_path / "out")) == 12
     assert command_line.main(["verify", str(tmp_path / "out")]) == 0
 
 
-def test_run_json_tells_every_run_with_its_command(run: Run, tmp_path: Path) -> None:
-    run()
+# --- what is kept of a run, and where -----------------------------------------------------------------------------
+
+
+def test_run_json_tells_every_run_with_its_command(run: Run, one_cell_copied: Path) -> None:
     run("num_seeds=2")
-    runs = json.loads((tmp_path / "out/.svd_batch/run.json").read_text())["runs"]
+    runs = json.loads((one_cell_copied / ".svd_batch/run.json").read_text())["runs"]
     assert [r["num_todo"] for r in runs] == [3, 3]
     assert "num_seeds=2" in runs[1]["command"]
 
@@ -346,11 +401,10 @@ def test_a_first_try_that_made_nothing_binds_nobody(run: Run, tmp_path: Path, ti
 
 
 def test_a_checkpoint_is_the_same_from_wherever_it_is_named(
-    run: Run, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, one_cell_copied: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run()
     monkeypatch.chdir(tiny_checkpoint.parent)
-    code, out, _ = run(f"model.id={tiny_checkpoint.name}", f"output={tmp_path / 'out'}")
+    code, out, _ = run(f"model.id={tiny_checkpoint.name}", f"output={one_cell_copied}")
     assert (code, "nothing to do" in out) == (0, True)
 
 
@@ -386,12 +440,10 @@ def test_an_interrupted_serial_run_has_every_finished_video_in_its_table(
     overrides = tiny_overrides(tiny_checkpoint, 20)
     arguments = ["backend=serial", *overrides, f"manifest={pets}", "output=out", "sweep.motion_bucket_id=0:1000:4"]
     command = [sys.executable, "-m", "svd_batch", "run", *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(Store(tmp_path / "out").done_ids()) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    wait_for_a_video(process, tmp_path / "out")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 130
+    assert process.wait(PATIENCE_S) == 130
     assert {row["video_id"] for row in rows(tmp_path / "out")} == Store(tmp_path / "out").done_ids()
 
 
@@ -416,13 +468,6 @@ def test_the_jobs_of_a_multirun_are_named_by_what_varies_and_leave_nothing_of_hy
 
 def test_a_run_tells_which_profile_auto_took_and_why_and_its_rows_tell_it_too(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("memory=auto")
-    assert code == 0
-    assert out.count("memory=auto took fast: it needs about") == 1
-    assert {row["memory_profile"] for row in rows(tmp_path / "out")} == {"fast"}
-
-
-def test_a_run_tells_on_ray_too_which_profile_auto_took(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run("memory=auto", "backend=ray")
     assert code == 0
     assert out.count("memory=auto took fast: it needs about") == 1
     assert {row["memory_profile"] for row in rows(tmp_path / "out")} == {"fast"}
