@@ -32,6 +32,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
   report OUTPUT             write the HTML page of a finished or interrupted run
   recommend OUTPUT ...      say which cell gives the motion you want, within bounds
+  export OUTPUT --to TARGET write the table or the videos for other tools: csv, json, wandb, tensorboard, vbench
   verify OUTPUT             check that every video is there, unchanged and playable
   show OUTPUT VIDEO_ID      print a video's row, and how to make it again, also with stock diffusers
   bench [KEY=VALUE ...]     measure the sweep engine against stock diffusers on this machine
@@ -156,6 +157,7 @@ def _dispatch(arguments: list[str]) -> int:
         "manifest": _manifest,
         "report": _report,
         "recommend": _recommend,
+        "export": _export,
         "verify": _verify,
         "show": _show,
     }
@@ -377,6 +379,40 @@ def _recommend(rest: list[str]) -> int:
     from svd_batch.analysis.advice import answer
 
     print(answer(arguments))
+    return 0
+
+
+def _export(rest: list[str]) -> int:
+    from svd_batch.export.settings import TABLES, TARGETS, ExportSettings
+
+    parser = _parser(
+        "export",
+        "Write what other tools open. csv, json, jsonl: the table, one row a video. wandb: a run of Weights & Biases "
+        "with a table of videos, parameters and metrics. tensorboard: hyperparameters, metrics and clips. vbench: a "
+        "folder that `vbench evaluate --mode=custom_input` takes. See docs/exports.md. wandb and tensorboard need "
+        "pip install 'svd_batch[wandb]' or 'svd_batch[tensorboard]'.",
+    )
+    parser.add_argument("output", type=Path, help="output folder of a run, finished or not")
+    parser.add_argument("--to", required=True, metavar="TARGET", help=f"one of {', '.join(TARGETS)}")
+    parser.add_argument(
+        "-o", "--place", type=Path, help="file (- for the shell) or folder to write; default below OUTPUT/exports"
+    )
+    parser.add_argument("--table", default="videos", metavar="NAME", help=f"csv, json, jsonl: {' or '.join(TABLES)}")
+    parser.add_argument("--project", help="wandb: project (default svd_batch)")
+    parser.add_argument("--name", help="wandb: name of the run (default: the folder's)")
+    parser.add_argument("--entity", help="wandb: team or user (default: the account's)")
+    parser.add_argument(
+        "--offline", action="store_true", help="wandb: write to disk alone; `wandb sync` sends it later"
+    )
+    parser.add_argument("--no-videos", action="store_true", help="wandb, tensorboard: parameters and metrics alone")
+    parser.add_argument("--captions", metavar="COLUMN", help="vbench: carried column with prompts (default: caption)")
+    arguments = vars(parser.parse_args(rest))
+    output, place, target = (arguments.pop(name) for name in ("output", "place", "to"))
+    settings = ExportSettings(target, **arguments)
+    from svd_batch.export import export
+
+    for line in export(output, settings, place):
+        print(line)
     return 0
 
 
