@@ -70,6 +70,7 @@ Most used:
   backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address
   memory=NAME               {memories}
   speed=NAME                {speeds}: the engine's exact shortcuts
+  +logger=NAME              for `run`: {loggers}, while it goes on; logger.project, logger.offline=true, logger.folder
   check_images=none|sample|all, retry_failed=true, max_failed_fraction=0.5, verbose=true
 
   --cfg job                 print the configuration with all overrides and stop
@@ -261,7 +262,7 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
 def _run_configured(verb: str, node: Any, overrides: list[str], command: str) -> int:
     from omegaconf import OmegaConf
 
-    from svd_batch.config import BenchConfig
+    from svd_batch.config import BenchConfig, LoggerConfig
     from svd_batch.console import Console
     from svd_batch.explain import check_known
     from svd_batch.job import cautions, prepare
@@ -272,6 +273,8 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     check_known(OmegaConf.to_container(node))  # `+key=value` slips past the typed schema
     config = cast("Config", OmegaConf.to_object(node))  # runs every range check
     console = Console()
+    if verb in ("bench", "refine") and config.logger != LoggerConfig():
+        raise UserError(f"logger: {verb} has no use for this section; leave it out, or give the verb run")
     if verb == "bench":
         from svd_batch.bench import bench
 

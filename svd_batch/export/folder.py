@@ -76,14 +76,7 @@ class Folder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration of the folder's last run; empty where there is none."""
-        path = self.store.internal / "config.yaml"
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, yaml.YAMLError):
-            raise UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew") from None
-        return config if isinstance(config, dict) else {}
+        return saved_config(self.store)
 
     @property
     def run_id(self) -> str:
@@ -101,6 +94,21 @@ class Folder:
             return pq.read_schema(path) if path.is_file() else pa.schema([])
         except (pa.ArrowException, OSError):
             return pa.schema([])
+
+
+def saved_config(store: Store) -> dict[str, Any]:
+    """Return the configuration of the folder's last run; empty where there is none.
+
+    Raises: UserError where it is damaged.
+    """
+    path = store.internal / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError):
+        raise UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew") from None
+    return config if isinstance(config, dict) else {}
 
 
 def run_id(store: Store) -> str:

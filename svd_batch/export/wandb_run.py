@@ -31,7 +31,7 @@ def check_account(what: str, offline: str) -> None:
     """
     import wandb
 
-    if not wandb.login(prompt=False):
+    if not wandb.login(prompt=False, verify=False):
         raise UserError(
             f"{what}: no API key of W&B on this machine; run `wandb login`, or write to disk alone with {offline}"
         )
@@ -45,7 +45,6 @@ def start(
     Nothing of the machine's code, git or terminal is read.
     """
     place.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("WANDB_DATA_DIR", str(place.resolve() / "wandb" / "data"))  # copies of videos on their way
     import wandb
 
     run = wandb.init(
@@ -79,19 +78,34 @@ def write_wandb(folder: Folder, settings: ExportSettings, place: Path) -> Iterat
     import wandb
 
     try:
-        run = start(place, folder.run_id, folder.name, folder.config, settings, x_disable_stats=True)
-        try:
-            with _clips(folder, with_videos=not settings.no_videos) as rows:
-                columns = _columns(folder, with_videos=not settings.no_videos)
-                table = wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])
-                run.log({"videos": table}, step=max(run.step, folder.table.num_rows + folder.failures.num_rows + 1))
-                run.summary.update(_summary(folder))
-                hint = sync_hint(run)
-        finally:
-            run.finish()
+        with _copies_below(place):
+            run = start(place, folder.run_id, folder.name, folder.config, settings, x_disable_stats=True)
+            try:
+                with _clips(folder, with_videos=not settings.no_videos) as rows:
+                    columns = _columns(folder, with_videos=not settings.no_videos)
+                    table = wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])
+                    # behind what the logger wrote, since W&B drops a step that is below the last
+                    run.log({"videos": table}, step=max(run.step, folder.table.num_rows + folder.failures.num_rows + 1))
+                    run.summary.update(_summary(folder))
+                    hint = sync_hint(run)
+            finally:
+                run.finish()
     except wandb.Error as error:
         raise UserError(f"export --to wandb: {' '.join(str(error).split())}") from None
     yield f"{folder.table.num_rows} videos in W&B's run {folder.run_id}: {hint}"
+
+
+@contextmanager
+def _copies_below(place: Path) -> Iterator[None]:
+    """Let W&B keep its copies of videos in PLACE/wandb for as long as this is open, not in the home folder."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(place.resolve() / "wandb" / "data")
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
 
 
 def _columns(folder: Folder, *, with_videos: bool) -> list[str]:
