@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,9 +43,9 @@ def write_file(folder: Folder, settings: ExportSettings, place: Path) -> Iterato
             _write(table, settings.target, file)
         temporary.replace(place)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"-o: {place} can't be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     yield f"{place}: {table.num_rows} {settings.table}"
 
 

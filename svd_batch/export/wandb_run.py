@@ -53,7 +53,7 @@ def start(
         name=settings.name or name,
         id=run_id,
         resume="allow",
-        dir=str(place),
+        dir=str(place.resolve()),  # W&B's own process keeps the folder in which it was started
         mode="offline" if is_offline(settings.offline) else "online",
         settings=wandb.Settings(
             console="off", silent=True, save_code=False, disable_git=True, disable_code=True, **options
