@@ -35,6 +35,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   report OUTPUT [OUTPUT ..] write one HTML page of finished, interrupted or (--watch) running runs, side by side
   score OUTPUT              measure what the videos lack of the metrics, from their files
   recommend OUTPUT ...      say which cell gives the motion you want, within bounds
+  export OUTPUT --to TARGET write the table or the videos for other tools: csv, json, wandb, tensorboard, vbench
   verify OUTPUT             check that every video is there, unchanged and playable
   show OUTPUT VIDEO_ID      print a video's row, and how to make it again, also with stock diffusers
   bench [KEY=VALUE ...]     measure the sweep engine against stock diffusers on this machine
@@ -73,6 +74,7 @@ Most used:
   memory=NAME               {memories}
   speed=NAME                {speeds}: the engine's exact shortcuts
   metrics.names=[NAME,...]  what to measure of each video, docs/metrics.md; all by default, [] for nothing
+  +logger=NAME              for `run`: {loggers}, while it goes on; logger.project, logger.offline=true, logger.folder
   check_images=none|sample|all, retry_failed=true, max_failed_fraction=0.5, verbose=true
 
   --cfg job                 print the configuration with all overrides and stop
@@ -161,6 +163,7 @@ def _dispatch(arguments: list[str]) -> int:
         "report": _report,
         "score": _score,
         "recommend": _recommend,
+        "export": _export,
         "verify": _verify,
         "show": _show,
     }
@@ -264,7 +267,7 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
 def _run_configured(verb: str, node: Any, overrides: list[str], command: str) -> int:
     from omegaconf import OmegaConf
 
-    from svd_batch.config import BenchConfig
+    from svd_batch.config import BenchConfig, LoggerConfig
     from svd_batch.console import Console
     from svd_batch.explain import check_known
     from svd_batch.job import cautions, prepare
@@ -275,6 +278,8 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     check_known(OmegaConf.to_container(node))  # `+key=value` slips past the typed schema
     config = cast("Config", OmegaConf.to_object(node))  # runs every range check
     console = Console()
+    if verb in ("bench", "refine") and config.logger != LoggerConfig():
+        raise UserError(f"logger: {verb} has no use for this section; leave it out, or give the verb run")
     if verb == "bench":
         from svd_batch.bench import bench
 
@@ -437,6 +442,40 @@ def _score(rest: list[str]) -> int:
 
     names = None if arguments.metrics is None else [name.strip() for name in arguments.metrics.split(",")]
     return score(arguments.output, Console(), names=names, force=arguments.force)
+
+
+def _export(rest: list[str]) -> int:
+    from svd_batch.export.settings import TABLES, TARGETS, ExportSettings
+
+    parser = _parser(
+        "export",
+        "Write what other tools open. csv, json, jsonl: the table, one row a video. wandb: a run of Weights & Biases "
+        "with a table of videos, parameters and metrics. tensorboard: hyperparameters, metrics and clips. vbench: a "
+        "folder that `vbench evaluate --mode=custom_input` takes. See docs/exports.md. wandb and tensorboard need "
+        "pip install 'svd_batch[wandb]' or 'svd_batch[tensorboard]'.",
+    )
+    parser.add_argument("output", type=Path, help="output folder of a run, finished or not")
+    parser.add_argument("--to", required=True, metavar="TARGET", help=f"one of {', '.join(TARGETS)}")
+    parser.add_argument(
+        "-o", "--place", type=Path, help="file (- for the shell) or folder to write; default below OUTPUT/exports"
+    )
+    parser.add_argument("--table", default="videos", metavar="NAME", help=f"csv, json, jsonl: {' or '.join(TABLES)}")
+    parser.add_argument("--project", help="wandb: project (default svd_batch)")
+    parser.add_argument("--name", help="wandb: name of the run (default: the folder's)")
+    parser.add_argument("--entity", help="wandb: team or user (default: the account's)")
+    parser.add_argument(
+        "--offline", action="store_true", help="wandb: write to disk alone; `wandb sync` sends it later"
+    )
+    parser.add_argument("--no-videos", action="store_true", help="wandb, tensorboard: parameters and metrics alone")
+    parser.add_argument("--captions", metavar="COLUMN", help="vbench: carried column with prompts (default: caption)")
+    arguments = vars(parser.parse_args(rest))
+    output, place, target = (arguments.pop(name) for name in ("output", "place", "to"))
+    settings = ExportSettings(target, **arguments)
+    from svd_batch.export import export
+
+    for line in export(output, settings, place):
+        print(line)
+    return 0
 
 
 def _verify(rest: list[str]) -> int:

@@ -85,6 +85,13 @@ class DraftQuality(Enum):
     preview = "preview"
 
 
+class LoggerKind(Enum):
+    """What shows a run while it goes on."""
+
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+
+
 def _check_int(where: str, value: Any, low: int, high: int, other: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         or_else = f" {other}" if other else ""
@@ -379,6 +386,40 @@ def _actor_range(value: Any) -> list[int]:
 
 
 @dataclass
+class LoggerConfig:
+    """For the verb `run`: what shows it while it goes on. `+logger=wandb` or `+logger=tensorboard`."""
+
+    kind: LoggerKind | None = None
+    """wandb or tensorboard; none logs nothing."""
+    interval_s: float = 10.0
+    """Seconds between two points of progress; each video's own values are logged as soon as it is finished."""
+    folder: str | None = None
+    """Where files go: W&B makes FOLDER/wandb. None is OUTPUT/.svd_batch, for TensorBoard its folder tensorboard."""
+    project: str | None = None
+    """Project of W&B; none is svd_batch."""
+    name: str | None = None
+    """Name of W&B's run; none is the output folder's."""
+    entity: str | None = None
+    """Team or user of W&B; none is the account's own."""
+    offline: bool = False
+    """Write W&B's run to disk alone, to be sent with `wandb sync`; so does WANDB_MODE=offline."""
+
+    def __post_init__(self) -> None:
+        _check_float("logger.interval_s", self.interval_s, 0, 3600)
+        for key, default in (("interval_s", 10.0), ("folder", None), *_WANDB_KEYS):
+            value = getattr(self, key)
+            if value != default and self.kind is None:
+                raise UserError(f"logger.{key}: no logger is chosen; add +logger=wandb or +logger=tensorboard")
+            if value != default and (key, default) in _WANDB_KEYS and self.kind is LoggerKind.tensorboard:
+                raise UserError(f"logger.{key}: TensorBoard has no use for it; leave it out or give +logger=wandb")
+            if isinstance(value, str) and not value.strip():
+                raise UserError(f"logger.{key}: the empty string is not accepted; give a name or leave it out")
+
+
+_WANDB_KEYS = (("project", None), ("name", None), ("entity", None), ("offline", False))
+
+
+@dataclass
 class BenchConfig:
     """What the verb `bench` measures; no other verb takes it."""
 
@@ -437,6 +478,7 @@ class Config:
     video: VideoConfig = field(default_factory=VideoConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
 
     def __post_init__(self) -> None:

@@ -123,10 +123,16 @@ class Progress:
             return 60 * (self.done - 1) / max(now - self._first, 1e-9)
         return 60 * self.done / max(now - self._start, 1e-9)
 
+    @property
+    def seconds_left(self) -> float | None:
+        """What the rest takes at this rate."""
+        rate = self.videos_per_minute
+        return 60 * (self.total - self.done) / rate if rate > 0 else None
+
     def line(self) -> str:
         """Return done/total, failures, rate and time left on one line."""
-        rate = self.videos_per_minute
-        eta = duration(60 * (self.total - self.done) / rate) if rate > 0 else "?"
+        rate, left = self.videos_per_minute, self.seconds_left
+        eta = "?" if left is None else duration(left)
         return f"{self.done}/{self.total} videos, {self.failed} failed, {rate:.1f} videos/min, {eta} left"
 
 

@@ -27,7 +27,19 @@ _UNREADABLE = (
 )
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=']+)=(.*)'")
 _TWICE = re.compile(r"Multiple values for (\w+)")
-_GROUPS = ("model", "generation", "quality", "sampler", "sweep", "refine", "memory", "speed", "video", "backend")
+_GROUPS = (
+    "model",
+    "generation",
+    "quality",
+    "sampler",
+    "sweep",
+    "refine",
+    "memory",
+    "speed",
+    "video",
+    "backend",
+    "logger",
+)
 
 
 def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
@@ -104,8 +116,8 @@ def _unknown_key(key: str) -> str:
 
 
 def _unknown_group_or_key(name: str, options: Mapping[str, Sequence[str]]) -> str:
-    if name == "sweep":
-        return f"sweep is added, not replaced: write +sweep=NAME, one of {', '.join(options.get('sweep', ()))}"
+    if name in ("sweep", "logger"):
+        return f"{name} is added, not replaced: write +{name}=NAME, one of {', '.join(options.get(name, ()))}"
     return _unknown_key(name)
 
 

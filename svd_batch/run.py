@@ -17,11 +17,12 @@ from types import FrameType
 from typing import Any
 
 import svd_batch
-from svd_batch import checkpoint, dataset
+from svd_batch import checkpoint, dataset, logger
 from svd_batch.backends import LoadSettings, make_backend
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
 from svd_batch.job import Job, cautions, describe, prepare, unreadable
+from svd_batch.logger import RunLog
 from svd_batch.metrics import METRICS
 from svd_batch.plan import heaviest_cell, split_units
 from svd_batch.records import FailureRecord
@@ -35,17 +36,22 @@ def run(config: Config, console: Console, *, config_yaml: str = "", command: str
 
     Raises: UserError before anything is generated.
     """
+    logger.check(config.logger)
     job = prepare(config)
     console.say(describe(job))
     begin(job, console, config_yaml=config_yaml, command=command)
     start = time.monotonic()
     interrupted = False
-    try:
-        with Generation(job, console) as generate:
-            generate(job)
-    except KeyboardInterrupt:
-        interrupted = True
-    return finish(job, console, time.monotonic() - start, num_asked=job.plan.num_todo, interrupted=interrupted)
+    with logger.logging(job, console) as log:
+        try:
+            with Generation(job, console, log) as generate:
+                generate(job)
+        except KeyboardInterrupt:
+            interrupted = True
+        log.exit_code = finish(
+            job, console, time.monotonic() - start, num_asked=job.plan.num_todo, interrupted=interrupted
+        )
+    return log.exit_code
 
 
 def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None:
@@ -136,9 +142,10 @@ class Generation:
     meanwhile, since everybody else's output is on its way to a log. An interruption leaves as KeyboardInterrupt.
     """
 
-    def __init__(self, job: Job, console: Console) -> None:
+    def __init__(self, job: Job, console: Console, log: RunLog | None = None) -> None:
         config, model = job.config, job.config.model
         self.console = console
+        self._log = log or RunLog()
         self._verbose = config.verbose
         self._logs = job.store.logs_dir
         self._backend = make_backend(config.backend, verbose=config.verbose)
@@ -165,6 +172,9 @@ class Generation:
         with Progress(job.plan.num_todo, self.console) as progress:
             for result in self._backend.run(units, self._load, settings, progress.say_once):
                 progress.update(failed=isinstance(result, FailureRecord))
+                self._log.add(result, progress)
+                for note in self._log.take_notes():
+                    progress.say_once(note)
 
     def _start(self) -> int:
         log = self._logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"

@@ -319,7 +319,7 @@ def test_a_whole_quality_makes_the_same_ids_as_the_same_decimal():
 @pytest.mark.parametrize("name", GROUP_FILES)
 def test_every_file_in_conf_composes_into_a_valid_configuration(name: str):
     group, option = name.split("/")
-    plus = "+" if group == "sweep" else ""
+    plus = "+" if group in ("sweep", "logger") else ""
     assert composed(f"{plus}{group}={option}")
 
 
@@ -327,6 +327,7 @@ def test_every_group_has_a_file():
     assert {name.split("/")[0] for name in GROUP_FILES} == {
         "backend",
         "generation",
+        "logger",
         "memory",
         "model",
         "quality",
