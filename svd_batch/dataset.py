@@ -41,6 +41,7 @@ def _table(rows: list[Any], kind: type) -> pa.Table:
 
 
 def _write(store: Store, table: pa.Table, path: Path) -> None:
+    store.check_no_link(path)
     temporary = store.temporary("parquet")
     pq.write_table(table, temporary)
     flush(temporary)

@@ -168,7 +168,9 @@ def _score(drafts: Job, image: ImageRecord, draft: PlannedVideo) -> float | None
         frames, _ = read_frames(drafts.store.root / record.file_name)
         if drafts.config.refine.metric is Metric.motion:
             return metrics.motion(frames)
-        picture = fit_image(open_image(read_bytes(image)), record.height, record.width, drafts.config.fit)
+        access = drafts.config.access()
+        opened = open_image(read_bytes(image, access), access.max_pixels)
+        picture = fit_image(opened, record.height, record.width, drafts.config.fit)
         return metrics.likeness(frames, picture)
     except (OSError, ItemError) as error:
         raise UserError(f"refine: the draft {draft.video_id} can't be scored: {error}") from None

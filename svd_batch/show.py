@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from svd_batch import checkpoint
+from svd_batch.access import shown as without_secrets
 from svd_batch.config import ModelConfig
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import one_line, open_image, read_bytes
@@ -57,7 +58,7 @@ class Shown:
         unreadable = []
         for manifest in self.manifests:  # one by one: two manifests may have the same picture
             try:
-                images = read_manifest([manifest], allow_urls=True).images
+                images = read_manifest([manifest], None).images
             except UserError as error:
                 unreadable.append(f" ({error})")
                 continue
@@ -310,7 +311,7 @@ def _plain(text: str) -> str:
 def _opening(image: ImageRecord, record: VideoRecord) -> Iterator[str]:
     """Yield the lines that leave `picture` upright and in RGB, as `images.open_image` does."""
     if image.source_row is None and "://" in image.source:
-        yield f"# download {_plain(image.source)} as picture.png first"
+        yield f"# download {_plain(without_secrets(image.source))} as picture.png first"
         yield 'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
         return
     data = _bytes(image)
