@@ -53,7 +53,7 @@ def resolve(path: str, base: str, access: Access | None) -> str:
             f"{MAX_PATH_CHARACTERS}, or the picture itself in image_bytes"
         )
     if "://" in path:
-        _check_address(path, access)
+        check_address(path, access)
         return path
     source = _absolute(path, base)
     if access.allowed_roots and not is_inside(_real_path(source), access):
@@ -65,7 +65,7 @@ def _absolute(path: str, base: str) -> str:
     return os.path.normpath(os.path.join(base, path))  # noqa: PTH118  (a Path each would take half of the time)
 
 
-def _check_address(path: str, access: Access) -> None:
+def check_address(path: str, access: Access) -> None:
     """Raise ValueError unless `path` is http(s) where URLs are allowed, or lies in a store that is an allowed root."""
     scheme = path.partition("://")[0].lower()
     if scheme in ("http", "https") or re.search(r":https?$", scheme):

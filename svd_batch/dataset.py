@@ -93,6 +93,11 @@ def _with_scores(store: Store, table: pa.Table) -> pa.Table:
     return table
 
 
+def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
+    """Return two tables of as many rows as one."""
+    return pa.table([*left.columns, *right.columns], schema=pa.schema([*left.schema, *right.schema]))
+
+
 def compact(store: Store) -> tuple[int, int]:
     """Write metadata.parquet and failures.parquet from the records; return (videos, pictures with a video).
 
@@ -113,9 +118,7 @@ def compact(store: Store) -> tuple[int, int]:
     )
     table = _with_scores(store, _table(records, VideoRecord))
     indices = pa.array([position.get(r.image_id) for r in records], pa.int64())
-    for name in images.column_names:
-        if name != "image_id":
-            table = table.append_column(name, images[name].take(indices))
+    table = _beside(table, images.drop_columns("image_id").take(indices))
     failures = store.failures()
     _write(store, table, store.metadata)
     _write(store, _table(failures, FailureRecord), store.failures_table)

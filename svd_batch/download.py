@@ -48,8 +48,15 @@ def download(url: str, access: Access) -> bytes:
         found = _Exchange(target, auth, access, deadline).get(url)
         if isinstance(found, bytes):
             return found
-        url = urljoin(url, found)
+        url = _joined(url, found)
     raise ItemError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise ItemError(f"{shown(url)} leads to no address") from None
 
 
 def _parsed(url: str) -> Url:

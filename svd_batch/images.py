@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from svd_batch.access import ACCESS, Access, is_inside, outside, printable, short, shown
+from svd_batch.access import ACCESS, Access, check_address, is_inside, outside, printable, short, shown
 from svd_batch.config import Fit
 from svd_batch.errors import ItemError
 from svd_batch.records import ImageRecord
@@ -33,8 +33,9 @@ _BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)*\\x(?:\\.|(?!\1).)*\1""")
 """How Python shows bytes that are no text, in a decoder's message."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+PART_BYTES = 2**20
 ROWS = 256
-"""Rows of a 16-bit or float picture that are brought to 8 bits at once."""
+"""Rows of a picture that are brought to RGB at once where that takes more than a byte a channel."""
 
 _NO_FILE = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EINVAL}
 """What the name of a picture may be at fault for; other errors are the storage's."""
@@ -59,6 +60,8 @@ def read_bytes(image: ImageRecord, access: Access = ACCESS) -> bytes:
     Raises: ItemError when it isn't there, isn't a regular file, lies outside `access` or is too large; OSError from the
         storage.
     """
+    if image.source_row is None and "://" in image.source:
+        check_address(image.source, access)
     if image.source_row is not None:
         data = _embedded_bytes(image.source, image.bytes_column or "image_bytes", image.source_row)
     elif image.source.lower().startswith(("http://", "https://")):
@@ -97,7 +100,12 @@ def _file_bytes(source: str, name: str, access: Access) -> bytes:
     with os.fdopen(file, "rb") as stream:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise ItemError(f"not a regular file: {short(name)}")
-        return stream.read(access.max_bytes + 1) or b""
+        data = bytearray()
+        while len(data) <= access.max_bytes and (
+            part := stream.read(PART_BYTES)
+        ):  # asked for all, it makes room for all
+            data += part
+        return bytes(data)
 
 
 @functools.lru_cache(maxsize=2)
@@ -147,7 +155,8 @@ def open_image(data: bytes, max_pixels: int = ACCESS.max_pixels) -> Image.Image:
             if image.width * image.height > max_pixels:
                 raise ItemError(f"{image.width}x{image.height} pixels are more than max_pixels={max_pixels}")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would take as much memory again
+            return _to_rgb(image)
     except ItemError:
         raise
     except UnidentifiedImageError:
@@ -169,10 +178,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             grey[row : row + ROWS] = np.clip(part * scale, 0, 255).round()
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        background = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(background, rgba).convert("RGB")
+        return _over_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Return the picture with its transparency laid over white, in parts: at once it takes 24 bytes a pixel."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        part = image.crop((0, top, image.width, min(top + ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", part.size, (255, 255, 255, 255))
+        result.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return result
 
 
 def fit_image(image: Image.Image, height: int, width: int, fit: Fit) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from svd_batch.errors import ItemError, UserError
 from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, ImageRecord, VideoRecord
 from svd_batch.sweep import CHOICES, cell_value
+
+_PLAIN = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 _PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError)
 """What pyarrow raises for a file that isn't what it says."""
@@ -100,7 +103,7 @@ def read_manifest(specs: Sequence[str], access: Access | None = ACCESS) -> Manif
                 images[image.image_id] = image
             ids_column = pa.array([image.image_id for image in found], pa.string())
             place = {c: i for i, c in enumerate(batch.schema.names)}  # looking one name up takes time in a wide file
-            arrays = [ids_column, *(batch.column(place[c]) for c in names)]
+            arrays = [ids_column, *(_carriable(batch.column(place[c])) for c in names)]
             carried.append(pa.table(arrays, names=["image_id", *names.values()]))
     if not images:
         raise UserError(f"manifest: {', '.join(f.name for f in files)} has no rows; give at least one picture")
@@ -149,13 +152,36 @@ def _check_schema(file: Path, schema: pa.Schema) -> list[str]:
     if not any(c in columns for c in PICTURE_COLUMNS):
         has = short(", ".join(columns), 400) or "none"
         raise UserError(f"manifest {file.name}: no column image_path, image_bytes or image; it has {has}")
+    ours = _consumed(columns)
     for name, column in zip(columns, schema, strict=True):
         kind = column.type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         accepted = _accepted_type(name, kind)
         if accepted:
             raise UserError(f"manifest {file.name}: column {name} has type {kind}; it must be {accepted}")
+        if name not in ours and not _can_be_carried(column.type):
+            raise UserError(
+                f"manifest {file.name}: column {short(name)} has type {short(str(kind))}, which can't be carried into "
+                "the table; leave it out or give it another type"
+            )
     return columns
+
+
+def _carriable(column: pa.Array) -> pa.Array:
+    """Return a column with views made plain: Arrow can't take rows of views."""
+    kind = _PLAIN.get(column.type)
+    return column if kind is None else column.cast(kind)
+
+
+@lru_cache(maxsize=256)
+def _can_be_carried(kind: pa.DataType) -> bool:
+    """Return whether Arrow can take rows of a column, which it must at the end of a run."""
+    try:
+        empty = pa.schema([("column", _PLAIN.get(kind, kind))]).empty_table()
+        empty.take(pa.array([], pa.int64()))
+    except (pa.ArrowException, NotImplementedError):
+        return False
+    return True
 
 
 def _accepted_type(name: str, kind: pa.DataType) -> str | None:
@@ -178,11 +204,11 @@ def _accepted_type(name: str, kind: pa.DataType) -> str | None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_image_struct(kind: pa.DataType) -> bool:

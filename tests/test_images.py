@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from builders import CELL, encode, make_image, picture_bytes, write_parquet
@@ -230,10 +231,12 @@ def test_a_file_is_read_as_it_is(tmp_path: Path):
     assert read_bytes(record_of(path)) == b"anything"
 
 
-def test_a_file_uri_of_fsspec_is_read(tmp_path: Path):
+def test_a_store_of_fsspec_is_read_where_it_is_an_allowed_root(tmp_path: Path):
     path = tmp_path / "a.png"
     path.write_bytes(b"anything")
-    assert read_bytes(make_image(source=f"local://{path}")) == b"anything"
+    image = make_image(source="memory://pictures/a.png")
+    fsspec.filesystem("memory").pipe("/pictures/a.png", path.read_bytes())
+    assert read_bytes(image, Access(allowed_roots=("memory://pictures",))) == b"anything"
 
 
 def test_a_missing_file_is_named_as_the_manifest_names_it(tmp_path: Path):
