@@ -61,7 +61,7 @@ def read_bytes(image: ImageRecord, access: Access = ACCESS) -> bytes:
         storage.
     """
     if image.source_row is None and "://" in image.source:
-        check_address(image.source, access)
+        _check_allowed(image.source, access)
     if image.source_row is not None:
         data = _embedded_bytes(image.source, image.bytes_column or "image_bytes", image.source_row)
     elif image.source.lower().startswith(("http://", "https://")):
@@ -78,6 +78,13 @@ def read_bytes(image: ImageRecord, access: Access = ACCESS) -> bytes:
     if len(data) > access.max_bytes:
         raise ItemError(f"the file is larger than {access.max_bytes >> 20} MiB")
     return data
+
+
+def _check_allowed(address: str, access: Access) -> None:
+    try:
+        check_address(address, access)
+    except ValueError as error:
+        raise ItemError(str(error)) from None
 
 
 def _file_bytes(source: str, name: str, access: Access) -> bytes:

@@ -177,8 +177,7 @@ def _carriable(column: pa.Array) -> pa.Array:
 def _can_be_carried(kind: pa.DataType) -> bool:
     """Return whether Arrow can take rows of a column, which it must at the end of a run."""
     try:
-        empty = pa.schema([("column", _PLAIN.get(kind, kind))]).empty_table()
-        empty.take(pa.array([], pa.int64()))
+        pa.nulls(0, _PLAIN.get(kind, kind)).take(pa.array([], pa.int64()))
     except (pa.ArrowException, NotImplementedError):
         return False
     return True

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import commit_video, make_failure, make_image, make_record, make_store, picture_bytes, write_parquet
+from builders import commit_video, make_failure, make_image, make_store, picture_bytes, write_parquet
 
 from svd_batch import cli as command_line
 from svd_batch import dataset
@@ -19,7 +19,6 @@ from svd_batch.access import Access, printable, shown
 from svd_batch.config import Config, LimitsConfig
 from svd_batch.errors import UserError
 from svd_batch.manifest import Manifest, read_manifest
-from svd_batch.store import Store
 
 ODD_IDS = [
     "../../x",
@@ -299,72 +298,6 @@ def test_captions_stay_the_text_that_they_are(tmp_path: Path):
     dataset.compact(store)
     assert pq.read_table(store.metadata)["caption"].to_pylist() == captions
     assert not [p for p in store.root.rglob("*") if p.suffix in (".csv", ".tsv")]
-
-
-# --- writing ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["videos", ".svd_batch/records", ".svd_batch/failures", ".svd_batch/tmp", ".svd_batch/plan", ".svd_batch/logs"],
-)
-def test_an_output_with_a_folder_that_leads_outside_is_refused(name: str, tmp_path: Path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "out/.svd_batch").mkdir(exist_ok=True)
-    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=rf"^output: .*/{name} is a symlink to .*; nothing is written through links"):
-        Store(tmp_path / "out").create()
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
-@pytest.mark.parametrize("name", ["videos/ab", ".svd_batch/records/ab", ".svd_batch/tmp"])
-def test_a_folder_that_becomes_a_link_later_is_refused_before_writing(name: str, tmp_path: Path):
-    store = make_store(tmp_path / "out")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/precious.json").write_text("kept")
-    folder = store.root / name
-    if folder.exists():
-        folder.rmdir()
-    folder.symlink_to(tmp_path / "elsewhere")
-    record = make_record("ab" * 10)
-    with pytest.raises(UserError, match="is a symlink to"):
-        commit_through(store, record.file_name)
-    if "records" in name:
-        for call in (store.commit, lambda r: store.forget(r.video_id)):
-            with pytest.raises(UserError, match="is a symlink to"):
-                call(record)
-    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["precious.json"]
-
-
-def commit_through(store: Store, file_name: str) -> None:
-    """Put a file in its place and commit its record."""
-    temporary = store.temporary("mp4")
-    temporary.write_bytes(b"a clip")
-    store.place(temporary, file_name)
-    store.commit(make_record("ab" * 10))
-
-
-@pytest.mark.parametrize("name", ["metadata.parquet", "failures.parquet", "README.md", ".svd_batch/run.json"])
-def test_a_file_that_is_a_link_is_replaced_and_what_it_led_to_is_kept(name: str, tmp_path: Path):
-    store = make_store(tmp_path / "out")
-    commit_video(store)
-    (tmp_path / "precious").write_text("kept")
-    (store.root / name).unlink(missing_ok=True)
-    (store.root / name).symlink_to(tmp_path / "precious")
-    store.write_run({"format": 1})
-    dataset.compact(store)
-    dataset.write_card(store, Config().model, "f" * 40, 1, 1)
-    assert (tmp_path / "precious").read_text() == "kept"
-    assert not (store.root / name).is_symlink()
-
-
-def test_an_output_that_is_itself_a_link_is_the_persons_choice(tmp_path: Path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "out").symlink_to("disk")
-    store = make_store(tmp_path / "out")
-    commit_video(store)
-    assert list((tmp_path / "disk/videos").rglob("*.mp4"))
 
 
 # --- the command line -------------------------------------------------------------------------------------------
