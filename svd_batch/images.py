@@ -15,6 +15,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ _BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)*\\x(?:\\.|(?!\1).)*\1""")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 PART_BYTES = 2**20
+NUM_DOWNLOADS = 16
 ROWS = 256
 """Rows of a picture that are brought to RGB at once where that takes more than a byte a channel."""
 
@@ -216,14 +218,23 @@ def fit_image(image: Image.Image, height: int, width: int, fit: Fit) -> NDArray[
 
 
 def check_readable(images: Sequence[ImageRecord], access: Access = ACCESS) -> list[tuple[ImageRecord, str]]:
-    """Return (image, reason) for each that can't be loaded; used before the start, on a sample or on all."""
-    bad: list[tuple[ImageRecord, str]] = []
-    for image in images:
-        try:
-            open_image(read_bytes(image, access), access.max_pixels)
-        except Exception as error:  # the per-item boundary, as in the job: fsspec alone raises half a dozen kinds
-            bad.append((image, one_line(error)))
-    return bad
+    """Return (image, reason) for each that can't be loaded; used before the start, on a sample or on all.
+
+    Pictures by address come several at a time, since each may take its whole time limit.
+    """
+    with ThreadPoolExecutor(NUM_DOWNLOADS) as pool:
+        asked = [pool.submit(_reason, i, access) if "://" in i.source else None for i in images]
+        reasons = [_reason(i, access) if a is None else a.result() for i, a in zip(images, asked, strict=True)]
+    return [(image, reason) for image, reason in zip(images, reasons, strict=True) if reason]
+
+
+def _reason(image: ImageRecord, access: Access) -> str:
+    """Return why a picture can't be loaded; nothing where it can."""
+    try:
+        open_image(read_bytes(image, access), access.max_pixels)
+    except Exception as error:  # the per-item boundary, as in the job: fsspec alone raises half a dozen kinds
+        return one_line(error)
+    return ""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

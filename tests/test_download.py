@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from builders import picture_bytes, write_parquet
+from builders import make_image, picture_bytes, write_parquet
 from web import Web, drips, gives, leads, pours, web
 
 from svd_batch import cli as command_line
@@ -19,6 +19,7 @@ from svd_batch import download as module
 from svd_batch.access import Access
 from svd_batch.download import MAX_REDIRECTS, download, is_public
 from svd_batch.errors import ItemError
+from svd_batch.images import check_readable
 
 PICTURE = picture_bytes()
 
@@ -209,6 +210,15 @@ def test_a_server_that_is_not_there_and_a_host_that_is_not_known_are_told_apart(
 def test_https_is_refused_without_a_certificate_for_the_hosts_name(server: Web):
     found = refusal(f"https://{server.host}/rocket", access_to(server))
     assert ssl.SSLError.__name__ in found or "SSL" in found
+
+
+def test_slow_pictures_are_checked_side_by_side_and_named(server: Web):
+    urls = [f"{server.url}/{'rocket' if i == 3 else 'drip'}?{i}" for i in range(8)]
+    images = [make_image(str(i), image_path=url, source=url) for i, url in enumerate(urls)]
+    start = time.monotonic()
+    found = check_readable(images, access_to(server, url_timeout_s=1))
+    assert time.monotonic() - start < 6
+    assert [image.image_id for image, _ in found] == [str(i) for i in range(8) if i != 3]
 
 
 # --- a run ----------------------------------------------------------------------------------------------------------
