@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from svd_batch import checkpoint
+from svd_batch.access import ACCESS, Access
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import STORAGE_ERRNOS, SvdBatchError, UserError
 from svd_batch.records import (
@@ -45,6 +46,7 @@ class LoadSettings:
     height: int
     width: int
     fit: Fit
+    access: Access = ACCESS
 
 
 Say = Callable[[str], None]
@@ -97,7 +99,7 @@ class SerialBackend:
         self.stage = self.stage or Generate(settings)  # a second run goes on with the same pipeline
         _say_all(say, self.stage.take_notes())
         for unit in units:
-            for result in self.stage(load_image(unit, load.height, load.width, load.fit)):
+            for result in self.stage(load_image(unit, load.height, load.width, load.fit, load.access)):
                 _say_all(say, self.stage.take_notes())
                 yield result
 
@@ -197,7 +199,7 @@ class RayBackend:
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
         blocks = [pa.table({"unit": [to_json(unit)]}) for unit in units]
-        load_arguments = {"height": load.height, "width": load.width, "fit": load.fit.value}
+        load_arguments = {"height": load.height, "width": load.width, "fit": load.fit.value, "access": load.access}
         dataset = (
             ray.data.from_arrow(blocks)
             .map(_load_row, fn_kwargs=load_arguments, num_cpus=load_cpus)
@@ -259,9 +261,17 @@ class RayBackend:
         if self.temporary is not None:
             session = self.temporary / "session_latest"
             if (session / "logs").is_dir():
+                _remove_links(logs / "ray")
                 shutil.copytree(session / "logs", logs / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary = None
+
+
+def _remove_links(folder: Path) -> None:
+    """Remove symlinks at and below a folder of logs, so that nothing is copied through them."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            path.unlink()
 
 
 def make_backend(config: BackendConfig, *, verbose: bool = False) -> Backend:
@@ -272,8 +282,8 @@ def make_backend(config: BackendConfig, *, verbose: bool = False) -> Backend:
 # --- what runs in Ray's processes; rows are flat so that they travel as Arrow ---------------------------------
 
 
-def _load_row(row: dict[str, Any], *, height: int, width: int, fit: str) -> dict[str, Any]:
-    loaded = load_image(unit_from_json(row["unit"]), height, width, Fit(fit))
+def _load_row(row: dict[str, Any], *, height: int, width: int, fit: str, access: Access) -> dict[str, Any]:
+    loaded = load_image(unit_from_json(row["unit"]), height, width, Fit(fit), access)
     return {
         "unit": row["unit"],
         "pixels": b"" if loaded.picture is None else loaded.picture.tobytes(),

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from svd_batch.access import Access
 from svd_batch.errors import UserError
 from svd_batch.gpus import GPUS
 from svd_batch.metrics import METRICS, check_names
@@ -420,6 +423,23 @@ _WANDB_KEYS = (("project", None), ("name", None), ("entity", None), ("offline", 
 
 
 @dataclass
+class LimitsConfig:
+    """How much of a picture is read; one that passes a limit is a failure."""
+
+    max_pixels: int = Access.max_pixels
+    """Pixels by a picture's header, before it is decoded; decoding takes 5 to 14 bytes each."""
+    max_bytes: int = Access.max_bytes
+    """Bytes of a picture's file."""
+    url_timeout_s: float = Access.url_timeout_s
+    """Seconds for a picture by URL, its redirects included."""
+
+    def __post_init__(self) -> None:
+        _check_int("limits.max_pixels", self.max_pixels, 1, Access.max_pixels)  # Pillow's own is the highest
+        _check_int("limits.max_bytes", self.max_bytes, 1, 2**40)
+        _check_float("limits.url_timeout_s", self.url_timeout_s, 0.1, 3600)
+
+
+@dataclass
 class BenchConfig:
     """What the verb `bench` measures; no other verb takes it."""
 
@@ -456,7 +476,11 @@ class Config:
     fit: Fit = Fit.crop
     """crop (centre), pad (black bars) or stretch to the model's size."""
     allow_urls: bool = False
-    """Load http and https pictures."""
+    """Load http and https pictures, from public addresses."""
+    allowed_hosts: Any = None
+    """Hosts, as `host` or `host:port`, that may have private addresses; for pictures by URL on an intranet."""
+    allowed_roots: Any = None
+    """Folders that local pictures must lie in, links followed; null is anywhere. Stores to load from: s3://bucket."""
     check_images: CheckImages = CheckImages.sample
     """Pictures opened before the start: none, sample (up to 64) or all."""
     max_failed_fraction: float = 0.5
@@ -480,6 +504,7 @@ class Config:
     backend: BackendConfig = field(default_factory=BackendConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def __post_init__(self) -> None:
         _check_int("seed", self.seed, 0, 2**63 - 1)
@@ -493,6 +518,8 @@ class Config:
             raise UserError("output: the empty string is not accepted; give a folder")
         if self.manifest is not None:
             self.manifest = _manifest_list(self.manifest)
+        self.allowed_hosts = _hosts(self.allowed_hosts)
+        self.allowed_roots = _roots(self.allowed_roots)
         if self.price_per_gpu_hour is not None:
             self.price_per_gpu_hour = _prices(self.price_per_gpu_hour)
         self.cells()
@@ -517,6 +544,17 @@ class Config:
             )
         if self.speed.compile is Compile.auto:
             self.speed.compile = Compile.off
+
+    def access(self) -> Access:
+        """Return what pictures of a manifest may be read, and how much of each."""
+        return Access(
+            self.allow_urls,
+            tuple(self.allowed_hosts or ()),
+            tuple(self.allowed_roots or ()),
+            self.limits.max_bytes,
+            self.limits.max_pixels,
+            self.limits.url_timeout_s,
+        )
 
     def cells(self) -> tuple[SweepCell, ...]:
         """Return the cells of the sweep, before manifest columns fix any."""
@@ -545,11 +583,38 @@ def _prices(value: Any) -> dict[str, float]:
     return {str(name): float(price) for name, price in value.items()}
 
 
-def _manifest_list(value: Any) -> list[str]:
+def _texts(where: str, value: Any, accepted: str) -> list[str]:
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not values or not all(isinstance(v, str) and v.strip() for v in values):
-        raise UserError(f"manifest: {value!r} is not accepted; give a Parquet file, a glob, a folder or a list of them")
+        raise UserError(f"{where}: {value!r} is not accepted; give {accepted}")
     return values
+
+
+def _hosts(value: Any) -> list[str] | None:
+    """Return hosts in lower case."""
+    if value is None:
+        return None
+    accepted = "a host or a list of them, each as host or host:port, such as images.lan"
+    for host in (hosts := _texts("allowed_hosts", value, accepted)):
+        if re.search(r"[/@*?#\s\\]", host):
+            raise UserError(f"allowed_hosts: {host!r} is not accepted; give {accepted}")
+    return [host.lower() for host in hosts]
+
+
+def _roots(value: Any) -> list[str] | None:
+    """Return roots with absolute folders, since actors have working folders of their own."""
+    if value is None:
+        return None
+    accepted = "a folder, a store's address such as s3://bucket, or a list of them"
+    for root in (roots := _texts("allowed_roots", value, accepted)):
+        if re.match(r"(file|local|https?)://|.*::", root, re.IGNORECASE):
+            hint = "; for http and https there are allow_urls and allowed_hosts" if root.startswith("http") else ""
+            raise UserError(f"allowed_roots: {root!r} is not accepted; give {accepted}{hint}")
+    return [root if "://" in root else os.path.abspath(os.path.expanduser(root)) for root in roots]  # noqa: PTH100, PTH111
+
+
+def _manifest_list(value: Any) -> list[str]:
+    return _texts("manifest", value, "a Parquet file, a glob, a folder or a list of them")
 
 
 def pixel_settings(config: Config, model_revision: str | None) -> dict[str, Any]:

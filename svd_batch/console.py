@@ -20,6 +20,10 @@ from tqdm import tqdm
 PLAIN_INTERVAL_S = 10.0
 
 
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)  # the log is written inside OUTPUT and nowhere else
+
+
 class Console:
     """Our lines. `quiet(log)` sends everybody else's output to a file for as long as it is open."""
 
@@ -42,7 +46,7 @@ class Console:
         sys.stderr.flush()
         saved = [os.dup(1), os.dup(2)]
         with (
-            log.open("a", encoding="utf-8") as file,
+            open(log, "a", encoding="utf-8", opener=_no_link) as file,
             os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace") as out,
             os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as err,
         ):

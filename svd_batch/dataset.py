@@ -46,6 +46,7 @@ def _table(rows: list[Any], kind: type) -> pa.Table:
 
 
 def _write(store: Store, table: pa.Table, path: Path) -> None:
+    store.check_no_link(path)
     temporary = store.temporary("parquet")
     pq.write_table(table, temporary)
     flush(temporary)
@@ -97,6 +98,11 @@ def _with_scores(store: Store, table: pa.Table) -> pa.Table:
     return table
 
 
+def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
+    """Return two tables of as many rows as one."""
+    return pa.table([*left.columns, *right.columns], schema=pa.schema([*left.schema, *right.schema]))
+
+
 def compact(store: Store) -> tuple[int, int]:
     """Write metadata.parquet and failures.parquet from the records; return (videos, pictures with a video)."""
     table, failures = tables(store)
@@ -125,9 +131,9 @@ def tables(store: Store) -> tuple[pa.Table, pa.Table]:
     )
     table = _with_scores(store, _table(records, VideoRecord))
     indices = pa.array([position.get(r.image_id) for r in records], pa.int64())
-    for name in images.column_names:
-        if name != "image_id":
-            table = table.append_column(_free_name(name, table, images), images[name].take(indices))
+    carried = images.drop_columns("image_id").take(indices)
+    carried = carried.rename_columns([_free_name(name, table, images) for name in carried.column_names])
+    table = _beside(table, carried)
     return table, _table(store.failures(), FailureRecord)
 
 

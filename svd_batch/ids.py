@@ -13,7 +13,7 @@ from typing import Any
 
 from svd_batch.records import EXACT, SweepCell
 
-_SAFE_ID = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
+_SAFE_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,512}")
 
 
 def _digest(value: Any) -> str:
@@ -32,7 +32,10 @@ def image_id_of_bytes(data: bytes) -> str:
 
 
 def is_valid_image_id(image_id: str) -> bool:
-    """Return whether a manifest's own image_id is acceptable: 1 to 512 characters, none of them a control character."""
+    """Return whether a manifest's own image_id is acceptable: 1 to 512 characters, none of them a control character.
+
+    Changes of writing direction count as such, since they make one id look like another.
+    """
     return _SAFE_ID.fullmatch(image_id) is not None
 
 

@@ -1,25 +1,28 @@
 """Bytes to RGB uint8 pictures (H, W, 3) of the model's size.
 
-Knows where bytes come from (a local file, a URI, a Parquet cell) and nothing of manifests or models.
+Knows where bytes come from (a local file, an address, a Parquet cell) and nothing of manifests or models.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
+import os
+import re
 import stat
 import struct
-import urllib.request
 import warnings
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from svd_batch.access import ACCESS, Access, check_address, is_inside, outside, printable, short, shown
 from svd_batch.config import Fit
 from svd_batch.errors import ItemError
 from svd_batch.records import ImageRecord
@@ -27,10 +30,18 @@ from svd_batch.records import ImageRecord
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are opened; whatever else Pillow knows is refused, the file's name notwithstanding."""
 
+_BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)*\\x(?:\\.|(?!\1).)*\1""")
+"""How Python shows bytes that are no text, in a decoder's message."""
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 178_000_000
-MAX_BYTES = 512 * 2**20
-URL_TIMEOUT_S = 30.0
+PART_BYTES = 2**20
+NUM_DOWNLOADS = 16
+ROWS = 256
+"""Rows of a picture that are brought to RGB at once where that takes more than a byte a channel."""
+
+_NO_FILE = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EINVAL}
+"""What the name of a picture may be at fault for; other errors are the storage's."""
+
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -45,36 +56,65 @@ _DECODER_ERRORS = (
 )
 
 
-def read_bytes(image: ImageRecord) -> bytes:
+def read_bytes(image: ImageRecord, access: Access = ACCESS) -> bytes:
     """Return the file bytes of a picture.
 
-    Raises: ItemError when it isn't there, isn't a regular file or is larger than MAX_BYTES; OSError from the storage.
+    Raises: ItemError when it isn't there, isn't a regular file, lies outside `access` or is too large; OSError from the
+        storage.
     """
+    if image.source_row is None and "://" in image.source:
+        _check_allowed(image.source, access)
     if image.source_row is not None:
-        return _embedded_bytes(image.source, image.bytes_column or "image_bytes", image.source_row)
-    if image.source.startswith(("http://", "https://")):
-        with urllib.request.urlopen(image.source, timeout=URL_TIMEOUT_S) as response:
-            return _bounded(response.read(MAX_BYTES + 1))
-    if "://" in image.source:
+        data = _embedded_bytes(image.source, image.bytes_column or "image_bytes", image.source_row)
+    elif image.source.lower().startswith(("http://", "https://")):
+        from svd_batch.download import download
+
+        data = download(image.source, access)
+    elif "://" in image.source:
         import fsspec
 
         with fsspec.open(image.source, "rb") as file:
-            return _bounded(file.read(MAX_BYTES + 1))
-    path = Path(image.source)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise ItemError(f"no such file: {image.image_path}") from None
-    if not stat.S_ISREG(mode):
-        raise ItemError(f"not a regular file: {image.image_path}")
-    with path.open("rb") as file:
-        return _bounded(file.read(MAX_BYTES + 1))
-
-
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MAX_BYTES:
-        raise ItemError(f"the file is larger than {MAX_BYTES >> 20} MiB")
+            data = file.read(access.max_bytes + 1)
+    else:
+        data = _file_bytes(image.source, image.image_path or image.source, access)
+    if len(data) > access.max_bytes:
+        raise ItemError(f"the file is larger than {access.max_bytes >> 20} MiB")
     return data
+
+
+def _check_allowed(address: str, access: Access) -> None:
+    try:
+        check_address(address, access)
+    except ValueError as error:
+        raise ItemError(str(error)) from None
+
+
+def _file_bytes(source: str, name: str, access: Access) -> bytes:
+    """Return a regular file's bytes; `name` is what messages call it. Pipes and devices are never opened."""
+    if access.allowed_roots:
+        source = os.path.realpath(source)
+        if not is_inside(source, access):  # asked again: a link may have changed since the manifest was read
+            raise ItemError(f"{short(name)} leads {outside(access)}")
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # noqa: PTH116
+            raise ItemError(f"not a regular file: {short(name)}")
+        # O_NONBLOCK: what has become a pipe since then must not hold up the run either
+        file = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise ItemError(f"no such file: {short(name)}") from None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise ItemError(f"{(error.strerror or 'no file').lower()}: {short(name)}") from None
+    with os.fdopen(file, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise ItemError(f"not a regular file: {short(name)}")
+        data = bytearray()
+        while len(data) <= access.max_bytes and (
+            part := stream.read(PART_BYTES)
+        ):  # asked for all, it makes room for all
+            data += part
+        return bytes(data)
 
 
 @functools.lru_cache(maxsize=2)
@@ -104,16 +144,16 @@ def _embedded_bytes(manifest: str, column: str, row: int) -> bytes:
     data = value["bytes"] if isinstance(value, dict) else value
     if data is None:
         raise ItemError("the manifest row holds no picture bytes any more")
-    return _bounded(bytes(data))
+    return bytes(data)
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, max_pixels: int = ACCESS.max_pixels) -> Image.Image:
     """Return the picture that `data` encodes: first frame, upright, mode RGB.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit greys keep their upper 8 bits, everything else is
     converted by Pillow.
 
-    Raises: ItemError for an unknown format, broken data or more than MAX_PIXELS.
+    Raises: ItemError for an unknown format, broken data or, from the header alone, more than `max_pixels`.
     """
     if not data:
         raise ItemError("the file is empty")
@@ -121,10 +161,11 @@ def open_image(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ItemError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+            if image.width * image.height > max_pixels:
+                raise ItemError(f"{image.width}x{image.height} pixels are more than max_pixels={max_pixels}")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would take as much memory again
+            return _to_rgb(image)
     except ItemError:
         raise
     except UnidentifiedImageError:
@@ -137,15 +178,27 @@ def open_image(data: bytes) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greys, which convert() would clip
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image)
         top = values.max(initial=0.0) if image.mode == "F" else 65535.0  # floats come as 0..1, 0..255 or 0..65535
         scale = 255.0 if top <= 1.0 else 1.0 if top <= 255.0 else 1.0 / 257.0
-        return Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
+        grey = np.empty(values.shape, np.uint8)
+        for row in range(0, len(values), ROWS):  # as a whole it would take four times 8 bytes a pixel
+            part = values[row : row + ROWS].astype(np.float64)
+            grey[row : row + ROWS] = np.clip(part * scale, 0, 255).round()
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        background = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(background, rgba).convert("RGB")
+        return _over_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Return the picture with its transparency laid over white, in parts: at once it takes 24 bytes a pixel."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        part = image.crop((0, top, image.width, min(top + ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", part.size, (255, 255, 255, 255))
+        result.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return result
 
 
 def fit_image(image: Image.Image, height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
@@ -164,18 +217,31 @@ def fit_image(image: Image.Image, height: int, width: int, fit: Fit) -> NDArray[
     return np.asarray(fitted, dtype=np.uint8)
 
 
-def check_readable(images: Sequence[ImageRecord]) -> list[tuple[ImageRecord, str]]:
-    """Return (image, reason) for each that can't be loaded; used before the start, on a sample or on all."""
-    bad: list[tuple[ImageRecord, str]] = []
-    for image in images:
-        try:
-            open_image(read_bytes(image))
-        except Exception as error:  # the per-item boundary, as in the job: fsspec alone raises half a dozen kinds
-            bad.append((image, one_line(error)))
-    return bad
+def check_readable(images: Sequence[ImageRecord], access: Access = ACCESS) -> list[tuple[ImageRecord, str]]:
+    """Return (image, reason) for each that can't be loaded; used before the start, on a sample or on all.
+
+    Pictures by address come several at a time, since each may take its whole time limit.
+    """
+    with ThreadPoolExecutor(NUM_DOWNLOADS) as pool:
+        asked = [pool.submit(_reason, i, access) if "://" in i.source else None for i in images]
+        reasons = [_reason(i, access) if a is None else a.result() for i, a in zip(images, asked, strict=True)]
+    return [(image, reason) for image, reason in zip(images, reasons, strict=True) if reason]
+
+
+def _reason(image: ImageRecord, access: Access) -> str:
+    """Return why a picture can't be loaded; nothing where it can."""
+    try:
+        open_image(read_bytes(image, access), access.max_pixels)
+    except Exception as error:  # the per-item boundary, as in the job: fsspec alone raises half a dozen kinds
+        return one_line(error)
+    return ""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return an error's message on one line, shortened to `limit` characters; its type where there is no message."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message on one line, shortened to `limit` characters; its type where there is no message.
+
+    Without control characters, bytes, and what in addresses may be secret.
+    """
+    text = _BYTES.sub("bytes", shown(" ".join(str(error).split()))) or type(error).__name__
+    text = printable(text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -53,7 +53,7 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
     if folder is not None and config.model.id != "pocket":  # the same wherever the command and the actors run
         config = replace(config, model=replace(config.model, id=str(folder)))
     revision = _revision(config, store, need_weights=need_weights)
-    manifest = read_manifest(manifest_specs(config), allow_urls=config.allow_urls)
+    manifest = read_manifest(manifest_specs(config), config.access())
     settings = folder_settings(config, revision)
     if store.done_ids():  # a first try that made nothing binds nobody
         check_same_settings(store, settings)
@@ -172,4 +172,4 @@ def unreadable(job: Job, check: CheckImages) -> list[tuple[ImageRecord, str]]:
         return []
     if check is CheckImages.sample and len(images) > SAMPLE_IMAGES:
         images = random.Random(0).sample(images, SAMPLE_IMAGES)
-    return check_readable(images)
+    return check_readable(images, job.config.access())

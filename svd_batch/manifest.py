@@ -6,21 +6,28 @@ import glob
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from svd_batch import ids
+from svd_batch.access import ACCESS, Access, resolve, short, shown
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
 from svd_batch.metrics import METRICS
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, ImageRecord, VideoRecord
 from svd_batch.sweep import CHOICES, cell_value
+
+_PLAIN = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+
+_PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError)
+"""What pyarrow raises for a file that isn't what it says."""
 
 PICTURE_COLUMNS = ("image_path", "image_bytes", "image")
 BATCH_ROWS = 1024
@@ -69,8 +76,8 @@ def manifest_files(specs: Sequence[str]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def read_manifest(specs: Sequence[str], *, allow_urls: bool = False) -> Manifest:
-    """Return the valid manifest that the specs name.
+def read_manifest(specs: Sequence[str], access: Access | None = ACCESS) -> Manifest:
+    """Return the valid manifest that the specs name; with None as `access` wherever its pictures may be.
 
     Raises: UserError naming the file, the row (counted from 0) and the column of the first thing wrong.
     """
@@ -80,19 +87,24 @@ def read_manifest(specs: Sequence[str], *, allow_urls: bool = False) -> Manifest
     renamed: dict[str, str] = {}
     for file in files:
         columns = _check_schema(file, _open_parquet(file).schema_arrow)
-        names = {c: _carried_name(c) for c in columns if c not in _consumed(columns)}
+        ours = _consumed(columns)
+        names = {c: _carried_name(c) for c in columns if c not in ours}
+        counts = Counter(names.values())
         for old, new in names.items():
-            while list(names.values()).count(new) > 1 and new != old:
+            while counts[new] > 1 and new != old:
+                counts[new] -= 1
                 new = names[old] = f"source_{new}"  # the manifest has a column source_… of its own
+                counts[new] += 1
         renamed.update({old: new for old, new in names.items() if old != new})
         for first_row, batch in _batches(file):
-            found = _batch_records(file, first_row, batch, allow_urls)
+            found = _batch_records(file, first_row, batch, access)
             for image in found:
                 if image.image_id in images:
                     raise _twice(file, image, images[image.image_id])
                 images[image.image_id] = image
             ids_column = pa.array([image.image_id for image in found], pa.string())
-            arrays = [ids_column, *(batch.column(c) for c in names)]
+            place = {c: i for i, c in enumerate(batch.schema.names)}  # looking one name up takes time in a wide file
+            arrays = [ids_column, *(_carriable(batch.column(place[c])) for c in names)]
             carried.append(pa.table(arrays, names=["image_id", *names.values()]))
     if not images:
         raise UserError(f"manifest: {', '.join(f.name for f in files)} has no rows; give at least one picture")
@@ -108,9 +120,11 @@ def _twice(file: Path, image: ImageRecord, first: ImageRecord) -> UserError:
 
 
 def _open_parquet(file: Path) -> pq.ParquetFile:
+    if not file.is_file():  # opening a pipe or a device might never return
+        raise UserError(f"manifest: {file} is not a regular file; give a Parquet file")
     try:
         return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+    except _PARQUET_ERRORS as error:
         raise UserError(f"manifest: {file} is not a readable Parquet file: {one_line(error)}") from None
 
 
@@ -133,26 +147,46 @@ def _carried_name(column: str) -> str:
 def _check_schema(file: Path, schema: pa.Schema) -> list[str]:
     """Return the column names of a manifest file whose columns have types that can be read."""
     columns: list[str] = list(schema.names)
-    twice = [c for i, c in enumerate(columns) if c in columns[:i]]
+    twice = [c for c, count in Counter(columns).items() if count > 1]
     if twice:
-        raise UserError(f"manifest {file.name}: the column {twice[0]} is there twice")
+        raise UserError(f"manifest {file.name}: the column {short(twice[0])} is there twice")
     if not any(c in columns for c in PICTURE_COLUMNS):
-        raise UserError(
-            f"manifest {file.name}: no column image_path, image_bytes or image; it has {', '.join(columns) or 'none'}"
-        )
-    for name in columns:
-        kind = schema.field(name).type
+        has = short(", ".join(columns), 400) or "none"
+        raise UserError(f"manifest {file.name}: no column image_path, image_bytes or image; it has {has}")
+    ours = _consumed(columns)
+    for name, column in zip(columns, schema, strict=True):
+        kind = column.type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         accepted = _accepted_type(name, kind)
         if accepted:
             raise UserError(f"manifest {file.name}: column {name} has type {kind}; it must be {accepted}")
+        if name not in ours and not _can_be_carried(column.type):
+            raise UserError(
+                f"manifest {file.name}: column {short(name)} has type {short(str(kind))}, which can't be carried into "
+                "the table; leave it out or give it another type"
+            )
     return columns
+
+
+def _carriable(column: pa.Array) -> pa.Array:
+    """Return a column with views made plain: Arrow can't take rows of views."""
+    kind = _PLAIN.get(column.type)
+    return column if kind is None else column.cast(kind)
+
+
+@lru_cache(maxsize=256)
+def _can_be_carried(kind: pa.DataType) -> bool:
+    """Return whether Arrow can take rows of a column, which it must at the end of a run."""
+    try:
+        pa.nulls(0, _PLAIN.get(kind, kind)).take(pa.array([], pa.int64()))
+    except (pa.ArrowException, NotImplementedError):
+        return False
+    return True
 
 
 def _accepted_type(name: str, kind: pa.DataType) -> str | None:
     """Return what the column's type must be where `kind` is something else, or None when it is right."""
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    text, binary = _is_text(kind), _is_binary(kind)
     null = pa.types.is_null(kind)
     if name in ("image_path", "image_sha256"):
         return None if text or null else "a string"
@@ -161,13 +195,28 @@ def _accepted_type(name: str, kind: pa.DataType) -> str | None:
     if name == "image_bytes":
         return None if binary or null else "binary"
     if name == "image":
-        right = pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
-        return None if right else "a struct of bytes and path, as Hugging Face datasets write it"
+        return None if _is_image_struct(kind) else "a struct of bytes and path, as Hugging Face datasets write it"
     if name in CHOICES:
         return None if text or null else "a string"
     if name in CELL_FIELDS:
         return None if pa.types.is_integer(kind) or pa.types.is_floating(kind) or null else "a number"
     return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    types = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+    accepted = {"bytes": _is_binary, "path": _is_text}
+    return all(name in types and (ok(types[name]) or pa.types.is_null(types[name])) for name, ok in accepted.items())
 
 
 def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -177,27 +226,33 @@ def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
         for batch in _open_parquet(file).iter_batches(BATCH_ROWS):
             yield row, batch
             row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except _PARQUET_ERRORS as error:
         raise UserError(f"manifest {file.name}: can't be read past row {row}: {one_line(error)}") from None
 
 
-def _batch_records(file: Path, first_row: int, batch: pa.RecordBatch, allow_urls: bool) -> list[ImageRecord]:
+def _batch_records(file: Path, first_row: int, batch: pa.RecordBatch, access: Access | None) -> list[ImageRecord]:
     """Return the images of some rows, each checked."""
     ours = _consumed(batch.schema.names)
-    values = {c: batch.column(c).to_pylist() for c in batch.schema.names if c in ours}
+    values = {}
+    for column in ours:
+        try:
+            values[column] = batch.column(column).to_pylist()
+        except UnicodeDecodeError:
+            where = f"manifest {file.name}, rows {first_row} to {first_row + batch.num_rows - 1}"
+            raise UserError(f"{where}: column {column} holds text that is not UTF-8") from None
     return [
         _image_record(
             f"manifest {file.name}, row {first_row + i}",
             file,
             first_row + i,
             {column: rows[i] for column, rows in values.items()},
-            allow_urls,
+            access,
         )
         for i in range(batch.num_rows)
     ]
 
 
-def _image_record(where: str, file: Path, row: int, values: dict[str, Any], allow_urls: bool) -> ImageRecord:
+def _image_record(where: str, file: Path, row: int, values: dict[str, Any], access: Access | None) -> ImageRecord:
     path, data, bytes_column = _picture(values)
     if data is None and path is None:
         present = ", ".join(c for c in PICTURE_COLUMNS if c in values)
@@ -216,8 +271,8 @@ def _image_record(where: str, file: Path, row: int, values: dict[str, Any], allo
     )
     return ImageRecord(
         image_id=str(image_id),
-        image_path=path,
-        source=str(file) if data is not None else _resolve(where, file, path or "", allow_urls),
+        image_path=None if path is None else shown(path),
+        source=str(file) if data is not None else _resolve(where, file, path or "", access),
         source_row=row if data is not None else None,
         bytes_column=bytes_column,
         sha256=(values.get("image_sha256") or None),
@@ -236,17 +291,12 @@ def _picture(values: dict[str, Any]) -> tuple[str | None, bytes | None, str | No
     return path, None, None
 
 
-def _resolve(where: str, file: Path, path: str, allow_urls: bool) -> str:
-    """Return an absolute path or a URI; relative paths count from the manifest's folder."""
-    if "\x00" in path:
-        raise UserError(f"{where}: image_path holds a NUL character")
-    if re.search(r"(^|:)https?://", path, re.IGNORECASE) and not allow_urls:
-        raise UserError(f"{where}: image_path is a URL; set allow_urls=true to load pictures from the network")
-    if path.startswith("file://"):
-        path = unquote(urlparse(path).path)
-    if "://" in path:
-        return path
-    return os.path.normpath(os.path.join(file.parent, path))  # noqa: PTH118  (a Path each would take half of the time)
+def _resolve(where: str, file: Path, path: str, access: Access | None) -> str:
+    """Return an absolute path or an address; relative paths count from the manifest's folder."""
+    try:
+        return resolve(path, str(file.parent), access)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:

@@ -48,7 +48,7 @@ class ImageRecord:
 
     image_id: str
     image_path: str | None
-    """The path exactly as the manifest has it; None for an embedded picture without a path."""
+    """The path as the manifest has it, an address without secrets; None for an embedded picture without a path."""
     source: str
     """What to open: an absolute path, a URI, or the manifest file that embeds the picture."""
     source_row: int | None = None

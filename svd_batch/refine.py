@@ -161,7 +161,7 @@ def _scored(drafts: Job) -> Iterator[tuple[ImageRecord, list[Scored]]]:
     def encoder() -> Encoder:
         return load_encoder(checkpoint.fetch(config.model), config.model)
 
-    scorer = Scorer(drafts.store, images, config.fit, encoder)
+    scorer = Scorer(drafts.store, images, config.fit, config.access(), encoder)
     use_one_thread()
     with ThreadPoolExecutor() as pool:
         for image in drafts.manifest.images:

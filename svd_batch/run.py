@@ -18,6 +18,7 @@ from typing import Any
 
 import svd_batch
 from svd_batch import checkpoint, dataset, logger
+from svd_batch.access import printable
 from svd_batch.backends import LoadSettings, make_backend
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
@@ -61,7 +62,7 @@ def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None
     """
     if job.plan.num_todo:
         for image, reason in unreadable(job, job.config.check_images):
-            console.warn(f"{image.image_path or image.image_id} will fail: {reason}")
+            console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
         _check_here(job.config)
     for caution in cautions(job):
         console.warn(caution)
@@ -151,7 +152,7 @@ class Generation:
         self._backend = make_backend(config.backend, verbose=config.verbose)
         self._num_actors: int | None = None
         self._stack = ExitStack()
-        self._load = LoadSettings(model.height, model.width, config.fit)
+        self._load = LoadSettings(model.height, model.width, config.fit, config.access())
         self._settings = generate_settings(job)
 
     def __enter__(self) -> Generation:
@@ -250,4 +251,4 @@ def _most_frequent(failures: list[FailureRecord]) -> str:
     messages = [f"{f.stage}: {f.error_message}" for f in failures]
     most = max(sorted(set(messages)), key=messages.count)
     example = failures[messages.index(most)]
-    return f"{example.image_path or example.image_id}: {most}"
+    return f"{printable(example.image_path or example.image_id)}: {most}"

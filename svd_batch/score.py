@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_batch import checkpoint, dataset
+from svd_batch.access import ACCESS, Access
 from svd_batch.config import Dtype, Fit, ModelConfig
 from svd_batch.console import Console, Progress
 from svd_batch.errors import UserError
@@ -51,6 +52,8 @@ class Scorer:
     images: Mapping[str, ImageRecord]
     """Where the pictures are, by image_id."""
     fit: Fit
+    access: Access = ACCESS
+    """What of the pictures may be read: local files alone, unless a job allows more."""
     make_encoder: Callable[[], Encoder] | None = None
     """Loads the image encoder when a metric first asks for it; None where there is none."""
     notes: list[str] = field(default_factory=list)
@@ -85,10 +88,10 @@ class Scorer:
         try:
             if image is None:
                 raise UserError("it is in none of the manifests of the folder's runs")
-            data = read_bytes(image)
+            data = read_bytes(image, self.access)
             if hashlib.sha256(data).hexdigest() != record.image_sha256:
                 raise UserError("its bytes have changed since the video was made")
-            return fit_image(open_image(data), record.height, record.width, self.fit)
+            return fit_image(open_image(data, self.access.max_pixels), record.height, record.width, self.fit)
         except Exception as error:  # the per-item boundary: fsspec alone raises half a dozen kinds
             name = record.image_path or record.image_id
             self.notes.append(f"what is compared with the picture {name} is left out: {one_line(error)}")
@@ -204,7 +207,7 @@ def _scorer(store: Store, console: Console) -> tuple[Mapping[str, Any], Scorer]:
     images: dict[str, ImageRecord] = {}
     for manifest in run.get("manifest") or []:  # the last run's first; one by one, since they may share pictures
         try:
-            found = read_manifest([manifest], allow_urls=True).images
+            found = read_manifest([manifest], None).images
         except UserError as error:
             console.warn(f"no pictures of {manifest}: {error}")
             continue

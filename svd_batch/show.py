@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from svd_batch import checkpoint
+from svd_batch.access import shown as without_secrets
 from svd_batch.config import ModelConfig
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import one_line, open_image, read_bytes
@@ -56,7 +57,7 @@ class Shown:
         unreadable = []
         for manifest in self.manifests:  # one by one: two manifests may have the same picture
             try:
-                images = read_manifest([manifest], allow_urls=True).images
+                images = read_manifest([manifest], None).images
             except UserError as error:
                 unreadable.append(f" ({error})")
                 continue
@@ -340,7 +341,7 @@ def is_remote(image: ImageRecord) -> bool:
 def opening_lines(image: ImageRecord, picture: Image.Image | None) -> Iterator[str]:
     """Yield the lines that open an unchanged picture; of `picture`, None for a remote one, only its mode is asked."""
     if picture is None:
-        yield f"# download {_plain(image.source)} as picture.png first"
+        yield f"# download {_plain(without_secrets(image.source))} as picture.png first"
         yield 'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
         return
     if image.source_row is not None:

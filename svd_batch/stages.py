@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import svd_batch
 from svd_batch import checkpoint, ids, video
+from svd_batch.access import ACCESS, Access
 from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import ItemError
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
@@ -87,15 +88,15 @@ MAX_WRITING = 4
 """Videos that may wait to be written while others are denoised."""
 
 
-def load_image(unit: WorkUnit, height: int, width: int, fit: Fit) -> LoadedUnit:
+def load_image(unit: WorkUnit, height: int, width: int, fit: Fit, access: Access = ACCESS) -> LoadedUnit:
     """Return the unit with its picture; any failure to load becomes a FailureRecord."""
     start = time.perf_counter()
     try:
-        data = read_bytes(unit.image)
+        data = read_bytes(unit.image, access)
         sha256 = hashlib.sha256(data).hexdigest()
         if unit.image.sha256 and unit.image.sha256.lower() != sha256:
             raise ItemError(f"the picture has changed: its sha256 was {unit.image.sha256[:16]}…, is {sha256[:16]}…")
-        picture = fit_image(open_image(data), height, width, fit)
+        picture = fit_image(open_image(data, access.max_pixels), height, width, fit)
     except Exception as error:  # the per-item boundary: whatever a picture does, the run goes on
         failure = _failure(unit, None, "load", error)
         return LoadedUnit(unit, None, "", time.perf_counter() - start, failure)

@@ -45,10 +45,11 @@ class Store:
         Raises: UserError when it can't be made or holds other things.
         """
         self.check_ours()
+        folders = (self.records_dir, self.failures_dir, self.temporary_dir, self.plan_dir, self.logs_dir)
         try:
-            for folder in (self.records_dir, self.failures_dir, self.temporary_dir, self.plan_dir, self.logs_dir):
+            for folder in (*folders, self.root / "videos"):
+                self.check_no_link(folder / "any")
                 folder.mkdir(parents=True, exist_ok=True)
-            (self.root / "videos").mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"output: {self.root} can't be made: {error.strerror or error}") from None
 
@@ -59,21 +60,34 @@ class Store:
         if self.root.is_dir() and not self.internal.is_dir() and any(self.root.iterdir()):
             raise UserError(f"output: {self.root} is not empty and was not made by svd_batch; give a new folder")
 
+    def check_no_link(self, path: Path) -> None:
+        """Raise UserError when a folder between OUTPUT and `path` is a symlink: nothing is written outside OUTPUT."""
+        folder = path.parent
+        while folder != self.root and folder != folder.parent:
+            if folder.is_symlink():
+                raise UserError(
+                    f"output: {folder} is a symlink to {folder.readlink()}; nothing is written through links inside "
+                    "an output folder; put the folder itself there, or give a new output"
+                )
+            folder = folder.parent
+
     # --- videos and their records ---------------------------------------------------------------------
 
     def temporary(self, suffix: str) -> Path:
         """Return a new path for a file on its way, unique to this attempt and on the same file system."""
+        self.check_no_link(self.temporary_dir / "any")
         return self.temporary_dir / f"{os.getpid()}-{uuid.uuid4().hex}.{suffix}"
 
     def place(self, temporary: Path, file_name: str) -> None:
         """Make a finished temporary video durable under its name; it counts once its record is committed."""
+        self.check_no_link(self.root / file_name)
         flush(temporary)
         move(temporary, self.root / file_name)
 
     def commit(self, record: VideoRecord) -> None:
         """Make the record of a placed video durable; this is the commit."""
         self._write_text(self._record_path(record.video_id), to_json(record))
-        self._failure_path(record.video_id).unlink(missing_ok=True)
+        self.clear_failure(record.video_id)
 
     def read_record(self, video_id: str) -> VideoRecord | None:
         """Return the record of a committed video, or None where there is none."""
@@ -98,7 +112,7 @@ class Store:
 
     def forget(self, video_id: str) -> None:
         """Drop a record, so that the next run makes the video again."""
-        self._record_path(video_id).unlink(missing_ok=True)
+        self._unlink(self._record_path(video_id))
 
     def _record_path(self, video_id: str) -> Path:
         return self.records_dir / video_id[:2] / f"{video_id}.json"
@@ -118,7 +132,7 @@ class Store:
 
     def clear_failure(self, item_id: str) -> None:
         """Forget a failure: the item has succeeded."""
-        self._failure_path(item_id).unlink(missing_ok=True)
+        self._unlink(self._failure_path(item_id))
 
     def failures(self) -> list[FailureRecord]:
         """Return every failure on record, by file name."""
@@ -154,7 +168,12 @@ class Store:
         """Write the resolved configuration as YAML."""
         self._write_text(self.internal / "config.yaml", text)
 
+    def _unlink(self, path: Path) -> None:
+        self.check_no_link(path)
+        path.unlink(missing_ok=True)
+
     def _write_text(self, path: Path, text: str) -> None:
+        self.check_no_link(path)
         temporary = self.temporary(path.suffix.lstrip("."))
         temporary.write_text(text, encoding="utf-8")
         flush(temporary)

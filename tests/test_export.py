@@ -209,7 +209,7 @@ def test_metrics_are_the_numbers_that_were_measured_and_neither_sizes_times_nor_
     assert read_folder(output.root).metrics == ()
     table = pq.read_table(output.metadata)
     for name, values in {"motion": [1.0, None, 2.0, 3.0], "is_frozen": [True, None, False, False]}.items():
-        table = table.append_column(name, pa.array(values))
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
     folder = dataclasses.replace(read_folder(output.root), table=table)
     assert folder.metrics == ("motion", "is_frozen")
     assert {"motion_bucket_id", "seed"} <= set(folder.parameters)

@@ -27,7 +27,8 @@ def output(root: Path, config: VideoConfig | None = None) -> Store:
     """Return two pictures in two cells with a metric that one video lacks, and a configuration."""
     store = make_output(root, cells=CELLS, carried={"caption": ["a cat", "=a dog"]}, config=config)
     table = pq.read_table(store.metadata)
-    pq.write_table(table.append_column("motion", pa.array(MOTION)), store.metadata)
+    at = table.column_names.index("motion")
+    pq.write_table(table.set_column(at, "motion", pa.array(MOTION)), store.metadata)
     store.write_config("model:\n  id: pocket\nseed: 42\n")
     return store
 

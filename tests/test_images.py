@@ -8,15 +8,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from builders import CELL, encode, make_image, picture_bytes, write_parquet
 from PIL import Image
 
-from svd_batch import images
+from svd_batch.access import ACCESS, Access
 from svd_batch.config import Fit
 from svd_batch.errors import ItemError
-from svd_batch.images import FORMATS, MAX_PIXELS, check_readable, fit_image, one_line, open_image, read_bytes
+from svd_batch.images import FORMATS, check_readable, fit_image, one_line, open_image, read_bytes
 from svd_batch.records import ImageRecord, PlannedVideo, WorkUnit
 from svd_batch.stages import load_image
 
@@ -213,12 +214,12 @@ def test_a_bomb_is_refused_from_its_header_without_being_decoded():
 
 def test_a_picture_of_one_row_more_than_allowed_is_refused():
     with pytest.raises(ItemError, match=r"pixels are more than|decompression bomb"):
-        open_image(header_only_png(MAX_PIXELS // 10_000, 10_001))
+        open_image(header_only_png(ACCESS.max_pixels // 10_000, 10_001))
 
 
 def test_a_picture_of_the_most_pixels_allowed_is_no_bomb():
     with pytest.raises(ItemError, match="broken picture"):  # since the header is all there is of it
-        open_image(header_only_png(MAX_PIXELS // 10_000, 10_000))
+        open_image(header_only_png(ACCESS.max_pixels // 10_000, 10_000))
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -230,10 +231,12 @@ def test_a_file_is_read_as_it_is(tmp_path: Path):
     assert read_bytes(record_of(path)) == b"anything"
 
 
-def test_a_file_uri_of_fsspec_is_read(tmp_path: Path):
+def test_a_store_of_fsspec_is_read_where_it_is_an_allowed_root(tmp_path: Path):
     path = tmp_path / "a.png"
     path.write_bytes(b"anything")
-    assert read_bytes(make_image(source=f"local://{path}")) == b"anything"
+    image = make_image(source="memory://pictures/a.png")
+    fsspec.filesystem("memory").pipe("/pictures/a.png", path.read_bytes())
+    assert read_bytes(image, Access(allowed_roots=("memory://pictures",))) == b"anything"
 
 
 def test_a_missing_file_is_named_as_the_manifest_names_it(tmp_path: Path):
@@ -246,13 +249,12 @@ def test_a_folder_is_no_picture(tmp_path: Path):
         read_bytes(record_of(tmp_path))
 
 
-def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 5 << 20)
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path):
     path = tmp_path / "a.png"
     with path.open("wb") as file:
         file.truncate((5 << 20) + 1)
     with pytest.raises(ItemError, match="larger than 5 MiB"):
-        read_bytes(record_of(path))
+        read_bytes(record_of(path), Access(max_bytes=5 << 20))
 
 
 @pytest.mark.parametrize("row_group_size", [1, 2, 3, 100])

@@ -44,7 +44,7 @@ def bench(config: Config, console: Console, *, command: str = "") -> int:
     _check(config)
     with tempfile.TemporaryDirectory(prefix="svdb-bench-") as folder:
         job = prepare(dataclasses.replace(config, output=str(Path(folder) / "videos")))
-        load = LoadSettings(config.model.height, config.model.width, config.fit)
+        load = LoadSettings(config.model.height, config.model.width, config.fit, config.access())
         units = _units(job, load)
         out = _result_file(config)
         threads = config.backend.torch_threads or num_cores()
@@ -127,7 +127,7 @@ def _units(job: Job, load: LoadSettings) -> list[WorkUnit]:
     work = islice(job.plan.work(), job.config.bench.pictures)
     units = [WorkUnit(image, videos) for image, videos in work]
     for unit in units:
-        error = load_image(unit, load.height, load.width, load.fit).error
+        error = load_image(unit, load.height, load.width, load.fit, load.access).error
         if error is not None:
             raise UserError(f"manifest: {error.image_path or error.image_id} does not load: {error.error_message}")
         for cell in (video.cell for video in unit.videos):

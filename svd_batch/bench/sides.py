@@ -115,7 +115,7 @@ class _Keeping(Committer):
 
 
 def _loaded(unit: WorkUnit, load: LoadSettings) -> LoadedUnit:
-    return load_image(unit, load.height, load.width, load.fit)
+    return load_image(unit, load.height, load.width, load.fit, load.access)
 
 
 def _made(result: Result) -> VideoRecord:

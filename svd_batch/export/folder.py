@@ -67,11 +67,12 @@ class Folder:
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """The numeric columns that say how a video came out; a manifest's own numbers are none."""
+        """The numeric columns with values that say how a video came out; a manifest's own numbers are none."""
         carried = set(self._images().names) - {"image_id"} - _OURS
         kinds = {f.name: f.type for f in self.table.schema if f.name not in carried}
         examples: dict[str, Any] = {name: 1.0 for name, kind in kinds.items() if _is_numeric(kind)}
-        return tuple(name for name, value in examples.items() if is_metric(name, value))
+        found = (name for name, value in examples.items() if is_metric(name, value))
+        return tuple(name for name in found if self.table[name].null_count < self.table.num_rows)
 
     @cached_property
     def config(self) -> dict[str, Any]:

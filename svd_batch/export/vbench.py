@@ -143,7 +143,7 @@ def _write_pictures(
     fit = run.get("settings", {}).get("fit")
     by_id = {row["image_id"]: (row, re.sub(r"-\d+\.\w+$", ".png", name)) for row, name in zip(rows, names, strict=True)}
     try:
-        images = {i.image_id: i for i in read_manifest(run.get("manifest") or [], allow_urls=True).images}
+        images = {i.image_id: i for i in read_manifest(run.get("manifest") or [], None).images}
         place.mkdir()
         for image_id, (row, name) in by_id.items():
             if image_id not in images:

@@ -166,7 +166,7 @@ def _images(manifests: Sequence[str], wanted: set[str]) -> Iterator[tuple[str, I
     """Yield the wanted pictures; of two manifests with the same one the first given counts."""
     for manifest in reversed(manifests):
         try:
-            images = read_manifest([manifest], allow_urls=True).images
+            images = read_manifest([manifest], None).images
         except UserError:
             continue
         yield from ((image.image_id, image) for image in images if image.image_id in wanted)
