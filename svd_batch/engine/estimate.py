@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from unittest import mock
 import diffusers
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -162,7 +164,7 @@ def _weight_bytes(run: _Run) -> dict[str, int]:
 @functools.lru_cache(maxsize=64)
 def _condition(run: _Run) -> dict[str, _Phase]:
     """Return CLIP and the VAE on one picture."""
-    with _tracing(run) as (pipe, ledger):
+    with _tracing(run, "image_encoder", "vae") as (pipe, ledger):
         dtype, config = getattr(torch, run.work.dtype), pipe.image_encoder.config
         with _phase(ledger) as clip:
             pipe.image_encoder(torch.empty(1, config.num_channels, config.image_size, config.image_size, dtype=dtype))
@@ -175,7 +177,7 @@ def _condition(run: _Run) -> dict[str, _Phase]:
 def _denoise(run: _Run) -> _Phase:
     """Return one step of the whole batch."""
     work = run.work
-    with _tracing(run) as (pipe, ledger), _phase(ledger) as result:
+    with _tracing(run, "unet") as (pipe, ledger), _phase(ledger) as result:
         latents, conditioning = _latents(pipe, work)
         halves = list(zip(*(p.chunk(2) for p in conditioning), strict=True)) if run.splits else [conditioning]
         pipe._guidance_scale = 3.0
@@ -191,11 +193,40 @@ def _denoise(run: _Run) -> _Phase:
 def _decode(run: _Run) -> _Phase:
     """Return every frame of the batch, decoded and brought to [0, 1]."""
     work = run.work
-    with _tracing(run) as (pipe, ledger), _phase(ledger) as result:
+    with _tracing(run, "vae") as (pipe, ledger), _phase(ledger) as result:
         latents, _conditioning = _latents(pipe, replace(work, guided=True))
+        num_chunks = math.ceil(work.num_frames / work.decode_chunk_size)
+        pipe.vae.decode = _Chunks(pipe.vae.decode, num_chunks, ledger)
         videos = [pipe.decode_latents(sample[None], work.num_frames, work.decode_chunk_size) for sample in latents]
         pipe.video_processor.postprocess_video(video=torch.cat(videos), output_type="pt")
     return result[0]
+
+
+class _Chunks:
+    """The VAE's `decode` for a video's chunks one after the other, of which only some are traced.
+
+    All but the last are alike, and what is held meanwhile grows from one to the next: so the first is traced for its
+    FLOPs and the last two for the peak. Those between count as much as the first and leave frames like its own.
+    """
+
+    def __init__(self, decode: Callable[..., Any], num_chunks: int, ledger: Ledger) -> None:
+        self._decode, self._num_chunks, self._ledger = decode, num_chunks, ledger
+        self._number, self._first_flops = 0, 0.0
+        self._shape, self._dtype = torch.Size(), torch.float32
+
+    def __call__(self, latents: Tensor, num_frames: int) -> Any:
+        """Return the frames, traced or not."""
+        position = self._number % self._num_chunks  # of several videos each has as many
+        self._number += 1
+        if self._number > 1 and position < self._num_chunks - 2:
+            self._ledger.flops += self._first_flops
+            return DecoderOutput(sample=torch.empty(self._shape, dtype=self._dtype))
+        before = self._ledger.flops
+        decoded = self._decode(latents, num_frames=num_frames)
+        if self._number == 1:
+            self._first_flops = self._ledger.flops - before
+            self._shape, self._dtype = decoded.sample.shape, decoded.sample.dtype
+        return decoded
 
 
 def _latents(pipe: SVDSweepPipeline, work: Work) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -229,13 +260,16 @@ class _Scheduler:
 
 
 @contextmanager
-def _tracing(run: _Run) -> Iterator[tuple[SVDSweepPipeline, Ledger]]:
-    """Yield a pipeline of fake tensors and what counts them; our own code is told the device that counts."""
+def _tracing(run: _Run, *called: str) -> Iterator[tuple[SVDSweepPipeline, Ledger]]:
+    """Yield a pipeline whose called parts are of fake tensors, and what counts them.
+
+    Our own code is told the device that counts.
+    """
     diffusers.utils.logging.set_verbosity_error()  # the VAE warns of conversions that the pipeline itself makes
     pipe, ledger = _build(run), Ledger(cpu_workspace_bytes if run.device_type == "cpu" else None)
     pipe.scheduler = _Scheduler()
-    parts = [pipe.unet, pipe.vae, pipe.image_encoder]
-    if pipe.known is not None and pipe.known.encoder is not None:
+    parts = [getattr(pipe, name) for name in called]
+    if "vae" in called and pipe.known is not None and pipe.known.encoder is not None:
         parts.append(pipe.known.encoder)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
