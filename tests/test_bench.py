@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from builders import make_cell, make_image, make_record
+from builders import make_cell, make_image, make_record, run_here
 from conftest import tiny_overrides
 
 from svd_batch import cli as command_line
@@ -38,22 +37,13 @@ TWO_CELLS = "sweep.motion_bucket_id=[20,240]"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pets: Path) -> SimpleNamespace:
-    """A bench in a process of its own: 2 cells, 2 pictures, 2 rounds; with its folder, its JSON and what it printed."""
+    """A bench: 2 cells, 2 pictures, 2 rounds; with its folder, its JSON and what it printed."""
     folder = tmp_path_factory.mktemp("bench")
     bench = ["bench", "bench.rounds=2", "bench.pictures=2", "bench.json=new/times.json", "backend.torch_threads=1"]
-    command = [
-        sys.executable,
-        "-m",
-        "svd_batch",
-        *bench,
-        TWO_CELLS,
-        f"manifest={pets}",
-        *tiny_overrides(tiny_checkpoint),
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with contextlib.chdir(folder):
+        printed = run_here(*bench, TWO_CELLS, f"manifest={pets}", *tiny_overrides(tiny_checkpoint))
     document = json.loads((folder / "new/times.json").read_text())
-    return SimpleNamespace(folder=folder, document=document, out=done.stdout, err=done.stderr)
+    return SimpleNamespace(folder=folder, document=document, out=printed.out, err=printed.err)
 
 
 @pytest.fixture
@@ -144,9 +134,26 @@ def test_each_measures_all_shortcuts_and_then_one_by_one_with_the_others_off() -
     assert _speeds(Config(speed=two)) == [two]
 
 
+class Here:
+    """A side as `Worker` has it, but in this process."""
+
+    def __init__(self, name: str, settings: GenerateSettings, load: LoadSettings) -> None:
+        own = dataclasses.replace(settings, output=f"{settings.output}/{name}")
+        self.name, self.side = name, (StockLoop if name == "stock" else Sweep)(own, load)
+        self.start, self.ask = self.side.start, self.side.turn
+
+    def close(self) -> None:
+        pass
+
+
 def test_each_comparison_is_told_in_the_file_and_on_the_screen(
-    tiny: list[str], pets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny: list[str],
+    pets: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("svd_batch.bench.measure.Worker", Here)  # four processes would tell no more
     out = tmp_path / "times.json"
     options = ["bench.rounds=1", "bench.pictures=1", f"bench.json={out}", "bench.each=true", f"manifest={pets}"]
     assert command_line.main(["bench", *options, "speed=off", "speed.temporal_conv2d=true", *tiny]) == 0

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import Cli
+from conftest import PATIENCE_S, Cli, tiny_overrides
 from hub import COMMIT, REPO, Hub, serve
 from safetensors.numpy import load_file, save_file
 
 from svd_batch import checkpoint
 from svd_batch.config import ModelConfig
 from svd_batch.errors import UserError
+
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
@@ -264,51 +270,79 @@ def test_a_refusing_hub_is_one_sentence_and_exit_code_2(
     assert len(result.stderr.splitlines()) == 1
 
 
+@dataclass
+class Fetched:
+    """Commands in one folder with one home, in this order, and what they left there."""
+
+    planned: Done
+    """By a machine that knows nothing of the checkpoint."""
+    downloads_to_plan: list[str]
+    configs_after_plan: list[Path]
+    made: Done
+    """By two actors."""
+    downloads: list[str]
+    table: list[dict[str, object]]
+    planned_again: Done
+    offline: Done
+    """More videos, while the hub can't be reached."""
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pets: Path) -> Fetched:
+    folder = tmp_path_factory.mktemp("fetched")
+    home = folder / "home"
+    frames = "model.num_frames=2"  # and the checkpoint was trained on 3
+    overrides = [*tiny_overrides(tiny_checkpoint), f"model.id={REPO}", f"manifest={pets}", "output=out", frames]
+
+    def call(verb: str, *more: str, **environment: str) -> Done:
+        command = [sys.executable, "-m", "svd_batch", verb, *overrides, *more]
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    with serve(Hub(tiny_checkpoint)) as hub:
+        environment = hub.environment(home)
+        planned = call("plan", **environment)
+        to_plan, configs = hub.downloads[:], list(home.rglob("config.json"))
+        made = call("run", "backend.num_actors=2", **environment)
+        downloads = hub.downloads[len(to_plan) :]
+        table = pq.read_table(folder / "out/metadata.parquet").to_pylist() if made.returncode == 0 else []
+        planned_again = call("plan", "num_seeds=2", **environment)
+    offline = call("run", "num_seeds=2", "backend=serial", **{**environment, "HF_HUB_OFFLINE": "1"})
+    return Fetched(planned, to_plan, configs, made, downloads, table, planned_again, offline)
+
+
 def test_a_checkpoint_on_the_hub_is_fetched_once_for_two_actors_and_its_commit_is_in_the_table(
-    cli: Cli, tmp_path: Path, tiny_checkpoint: Path, tiny: list[str], pets: Path
+    fetched: Fetched,
 ) -> None:
-    overrides = [*tiny, f"model.id={REPO}", f"manifest={pets}", "output=out", "backend.num_actors=2"]
-    with serve(Hub(tiny_checkpoint)) as hub:
-        result = cli("run", *overrides, **hub.environment(tmp_path / "home"))
-    weights = [name for name in hub.downloads if name.endswith(".safetensors")]
-    table = pq.read_table(tmp_path / "out/metadata.parquet").to_pylist()
-    assert result.returncode == 0, result.stderr
+    weights = [name for name in fetched.downloads if name.endswith(".safetensors")]
+    assert fetched.made.returncode == 0, fetched.made.stderr
     assert len(weights) == len(set(weights)) == 3
-    assert [(row["model_id"], row["model_revision"]) for row in table] == [(REPO, COMMIT)] * 3
+    assert [(row["model_id"], row["model_revision"]) for row in fetched.table] == [(REPO, COMMIT)] * 3
 
 
-def test_frames_that_a_fetched_checkpoint_was_not_trained_on_are_warned_of_once(
-    cli: Cli, tmp_path: Path, tiny_checkpoint: Path, tiny: list[str]
-) -> None:
-    job = [*tiny, f"model.id={REPO}", "model.num_frames=2", "output=out", "backend=serial"]
-    with serve(Hub(tiny_checkpoint)) as hub:
-        environment = hub.environment(tmp_path / "home")
-        unknown, made = cli("plan", *job, **environment), cli("run", *job, **environment)
-        planned = cli("plan", *job, "num_seeds=2", **environment)
-    assert (unknown.returncode, unknown.stderr) == (0, "")  # not on this machine yet
-    assert made.returncode == 0
-    for result in (made, planned):
+def test_frames_that_a_fetched_checkpoint_was_not_trained_on_are_warned_of_once(fetched: Fetched) -> None:
+    assert (fetched.planned.returncode, fetched.planned.stderr) == (0, "")  # not on this machine yet
+    for result in (fetched.made, fetched.planned_again):
+        assert result.returncode == 0
         assert result.stderr.count("warning: model.num_frames: 2 frames, and tiny was trained on videos of 3") == 1
 
 
 def test_the_configs_of_a_hubs_checkpoint_are_known_without_its_weights_or_a_trace_in_the_cache(
-    cli: Cli, tmp_path: Path, tiny_checkpoint: Path, tiny: list[str]
+    fetched: Fetched,
 ) -> None:
-    with serve(Hub(tiny_checkpoint)) as hub:
-        environment = hub.environment(tmp_path / "home")
-        planned = cli("plan", *tiny, f"model.id={REPO}", "output=out", **environment)
-    assert planned.returncode == 0, planned.stderr
-    assert "GFLOP a video" in planned.stdout
-    assert hub.downloads
-    assert not [name for name in hub.downloads if name.endswith(".safetensors")]
-    assert not list((tmp_path / "home").rglob("config.json"))
+    assert "GFLOP a video" in fetched.planned.stdout
+    assert fetched.downloads_to_plan
+    assert not [name for name in fetched.downloads_to_plan if name.endswith(".safetensors")]
+    assert not fetched.configs_after_plan
 
 
-def test_a_fetched_checkpoint_works_offline(cli: Cli, tmp_path: Path, tiny_checkpoint: Path, tiny: list[str]) -> None:
-    overrides = [*tiny, f"model.id={REPO}", "output=out", "backend=serial"]
-    with serve(Hub(tiny_checkpoint)) as hub:
-        environment = hub.environment(tmp_path / "home")
-        assert cli("run", *overrides, **environment).returncode == 0
-    again = cli("run", *overrides, "num_seeds=2", **{**environment, "HF_HUB_OFFLINE": "1"})
-    assert again.returncode == 0, again.stderr
-    assert "4 done, 4 new" in again.stdout
+def test_a_fetched_checkpoint_works_offline(fetched: Fetched) -> None:
+    assert fetched.offline.returncode == 0, fetched.offline.stderr
+    assert "3 done, 3 new" in fetched.offline.stdout

@@ -15,9 +15,10 @@ from builders import run_python
 from PIL import Image
 from torch.profiler import profile
 
+from svd_batch.bench import OFF
 from svd_batch.checkpoint import published_configs
 from svd_batch.checkpoint_files import read_configs
-from svd_batch.config import Compile, MemoryConfig, SpeedConfig
+from svd_batch.config import MemoryConfig, SpeedConfig
 from svd_batch.engine import estimate as module
 from svd_batch.engine.estimate import RESIDENT, Estimate, Work, estimate
 from svd_batch.engine.memory import apply_speed
@@ -26,11 +27,6 @@ from svd_batch.profiles import PROFILES
 
 GB, GIB = 10**9, 2**30
 EXACT = SpeedConfig()
-OFF = SpeedConfig(
-    **{f.name: False for f in dataclasses.fields(SpeedConfig) if isinstance(f.default, bool)},
-    batch_size=1,
-    compile=Compile.off,
-)
 SPLIT = MemoryConfig(split_guidance=True)
 XT = Work(25, 576, 1024, "float16", guided=True, decode_chunk_size=2)
 
@@ -220,9 +216,23 @@ def test_without_guidance_a_step_takes_half_of_the_flops(tiny_checkpoint: Path) 
 
 def test_slices_that_are_not_traced_are_counted() -> None:
     """A CPU's slices are so many at SVD-XT's size that two of them stand for the rest."""
-    whole = of_xt(PROFILES["fast"], EXACT).denoise_flops
-    sliced = estimate(published_configs(), XT, PROFILES["fast"], EXACT, "cpu").denoise_flops
-    assert sliced == pytest.approx(whole, rel=1e-3)
+    work = dataclasses.replace(XT, decode_chunk_size=0)
+    whole, sliced = (
+        module._denoise(module._Run(module._key(published_configs()), work, dataclasses.astuple(EXACT), device, True))
+        for device in ("cuda", "cpu")
+    )
+    assert sliced.flops == pytest.approx(whole.flops, rel=1e-3)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_chunks_that_are_not_traced_are_counted_as_if_they_were(
+    chunk: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(7, 32, 32, "float32", guided=False, decode_chunk_size=chunk, batch_size=2)
+    run = module._Run(module._key(read_configs(tiny_checkpoint)), work, dataclasses.astuple(EXACT), "cuda", True)
+    some = module._decode.__wrapped__(run)
+    monkeypatch.setattr(module, "_Chunks", lambda decode, *_: decode)
+    assert module._decode.__wrapped__(run) == some
 
 
 def test_deep_features_that_are_kept_take_memory(tiny_checkpoint: Path) -> None:

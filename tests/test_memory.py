@@ -17,6 +17,7 @@ from builders import make_cell, make_image, run_python
 from PIL import Image
 
 from svd_batch import cli
+from svd_batch.bench import OFF
 from svd_batch.checkpoint import published_configs
 from svd_batch.cli import conf_dir
 from svd_batch.config import (
@@ -41,11 +42,6 @@ from svd_batch.store import Store
 
 CELL = SweepCell(127, 0.02, 7, 2, 1.0, 3.0, 2)
 PICTURE = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-OFF = SpeedConfig(
-    **{f.name: False for f in dataclasses.fields(SpeedConfig) if isinstance(f.default, bool)},
-    batch_size=1,
-    compile=Compile.off,
-)
 ON_GPU = SpeedConfig(onednn_linear=False)
 """The shortcuts that a GPU has, too."""
 GIB = 2**30

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import tiny_overrides
+from builders import interrupted
+from conftest import PATIENCE_S, tiny_overrides
 
 from svd_batch import cli as command_line
 from svd_batch.engine import machine
 from svd_batch.errors import UserError
-from svd_batch.store import Store
 from svd_batch.video import read_frames
 
 Finished = dict[str, str]
@@ -35,22 +34,24 @@ class Runs:
         sweep = ["sweep.motion_bucket_id=[20,240]", "sweep.noise_aug_strength=[0.02,0.3]"]
         self.job = [*tiny_overrides(checkpoint, steps=10), *sweep, "video=ffv1", "reproducible=true"]
 
-    def command(self, name: str, *overrides: str, manifest: Path | None = None) -> list[str]:
-        """Return the command of one run into the folder `name`."""
+    def arguments(self, name: str, *overrides: str, manifest: Path | None = None) -> list[str]:
+        """Return the arguments of one run into the folder `name`."""
         where = [f"manifest={manifest or self.manifest}", f"output={self.folder / name}"]
-        return [sys.executable, "-m", "svd_batch", "run", *self.job, *where, *overrides]
+        return ["run", *self.job, *where, *overrides]
 
     def on_ray(self, name: str, num_actors: int, manifest: Path | None = None) -> Finished:
         """Run to the end with so many actors and return what came out."""
         actors = ["backend.num_cpus=0.25", f"backend.num_actors={num_actors}"]
-        command = self.command(name, *actors, manifest=manifest)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+        command = [sys.executable, "-m", "svd_batch", *self.arguments(name, *actors, manifest=manifest)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment(), timeout=PATIENCE_S
+        )
         assert done.returncode == 0, done.stderr
         return self.finished(name)
 
     def in_this_process(self, name: str, *overrides: str) -> int:
         """Run without Ray and return the exit code."""
-        return command_line.main([*self.command(name, "backend=serial", *overrides)[3:]])
+        return command_line.main(self.arguments(name, "backend=serial", *overrides))
 
     def finished(self, name: str) -> Finished:
         """Return what a run has made."""
@@ -77,20 +78,20 @@ def runs(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def alone(runs: Runs) -> Finished:
-    """One actor on Ray, pictures in the manifest's order."""
-    return runs.on_ray("alone", num_actors=1)
+    """One process without Ray, pictures in the manifest's order."""
+    assert runs.in_this_process("alone") == 0
+    return runs.finished("alone")
 
 
-def test_three_actors_and_shuffled_rows_make_the_same_files(runs: Runs, alone: Finished) -> None:
+@pytest.fixture(scope="module")
+def three(runs: Runs) -> Finished:
+    """Three actors on Ray, pictures in another order."""
     table = pq.read_table(runs.manifest)
     absolute = [str(runs.manifest.parent / name) for name in table["image_path"].to_pylist()]
     table = table.set_column(0, "image_path", [absolute]).append_column("image_id", [image_ids(runs)])
     shuffled = runs.folder / "shuffled.parquet"
     pq.write_table(table.take([2, 0, 1]), shuffled)
-    three = runs.on_ray("three", num_actors=3, manifest=shuffled)
-    assert len(alone) == NUM_VIDEOS
-    assert three == alone
-    assert np.array_equal(runs.frames("three"), runs.frames("alone"))
+    return runs.on_ray("three", num_actors=3, manifest=shuffled)
 
 
 def image_ids(runs: Runs) -> list[str]:
@@ -100,14 +101,16 @@ def image_ids(runs: Runs) -> list[str]:
     return [image.image_id for image in read_manifest([str(runs.manifest)]).images]
 
 
-def test_a_resumed_run_without_ray_makes_the_same_files(runs: Runs, alone: Finished) -> None:
-    command = runs.command("resumed", "backend=serial")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
-    store = Store(runs.folder / "resumed")
-    while not store.done_ids() and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+def test_three_actors_and_shuffled_rows_make_the_same_files(runs: Runs, alone: Finished, three: Finished) -> None:
+    assert len(alone) == NUM_VIDEOS
+    assert three == alone
+    assert np.array_equal(runs.frames("three"), runs.frames("alone"))
+
+
+def test_a_resumed_run_makes_the_same_files(runs: Runs, alone: Finished) -> None:
+    arguments = runs.arguments("resumed", "backend=serial")
+    stopped = interrupted(arguments, signal.SIGINT, runs.folder, env=environment())
+    assert stopped.returncode == 130, stopped.stderr
     first = runs.finished("resumed")
     assert 0 < len(first) < NUM_VIDEOS
     assert first.items() <= alone.items()
@@ -115,8 +118,9 @@ def test_a_resumed_run_without_ray_makes_the_same_files(runs: Runs, alone: Finis
     assert runs.finished("resumed") == alone
 
 
-def test_threads_and_batch_are_in_the_table(runs: Runs, alone: Finished) -> None:
-    assert {(row["torch_threads"], row["batch_size"]) for row in runs.rows("alone")} == {(1, 1)}
+def test_threads_and_batch_are_in_the_table(runs: Runs, alone: Finished, three: Finished) -> None:
+    for name in ("alone", "three"):
+        assert {(row["torch_threads"], row["batch_size"]) for row in runs.rows(name)} == {(1, 1)}
 
 
 def test_a_thread_more_changes_a_pixel_by_one_step_at_most(runs: Runs, alone: Finished) -> None:
