@@ -74,6 +74,11 @@ def _plan(config: Config, store: Store, manifest: Manifest, request: Request) ->
     )
 
 
+def up_to_date(job: Job) -> Job:
+    """Return the job as it is now, where its output folder has got other videos since it was prepared."""
+    return job if job.store.done_ids() == set(job.plan.done) else prepare(job.config)
+
+
 def asked_for(job: Job, request: Request) -> Job:
     """Return the job with other videos asked for, less what its output folder holds by now."""
     return replace(job, plan=_plan(job.config, job.store, job.manifest, request))

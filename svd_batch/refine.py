@@ -19,11 +19,13 @@ from svd_batch import checkpoint, dataset
 from svd_batch.config import Config, RefineConfig
 from svd_batch.console import Console
 from svd_batch.errors import UserError
-from svd_batch.job import Job, asked_for, describe, prepare
+from svd_batch.job import Job, asked_for, describe, prepare, up_to_date
+from svd_batch.lease import Lease
 from svd_batch.metrics import METRICS, use_one_thread
 from svd_batch.preview import preview
 from svd_batch.quality import in_quality
 from svd_batch.records import SCORE_COLUMNS, ImageRecord, PlannedVideo, SweepCell
+from svd_batch.recover import writing
 from svd_batch.run import Generation, begin, finish
 from svd_batch.score import Encoder, Scorer, load_encoder
 
@@ -42,6 +44,12 @@ def refine(config: Config, console: Console, *, config_yaml: str = "", command: 
     Raises: UserError before anything is generated; when a draft's file is damaged, after the drafts are made.
     """
     grid = prepare(config)
+    drafts_of(grid)  # refused before the folder is made
+    with writing(grid.store, console) as lease:
+        return _refine(up_to_date(grid), console, lease, config_yaml=config_yaml, command=command)
+
+
+def _refine(grid: Job, console: Console, lease: Lease, *, config_yaml: str, command: str) -> int:
     drafts = drafts_of(grid)
     console.say(f"drafts: {describe(drafts)}")
     finals = None if drafts.plan.num_todo else _finals(grid, drafts, console)
@@ -49,13 +57,14 @@ def refine(config: Config, console: Console, *, config_yaml: str = "", command: 
     start, num_asked = time.monotonic(), drafts.plan.num_todo
     interrupted = False
     try:
-        with Generation(grid, console) as generate:
+        with Generation(grid, console, lease) as generate:
             generate(drafts)
             finals = finals or _finals(grid, drafts, generate.console)
             num_asked += finals.plan.num_todo
             generate(finals)
     except KeyboardInterrupt:
         interrupted = True
+    lease.check()
     return finish(grid, console, time.monotonic() - start, num_asked=num_asked, interrupted=interrupted)
 
 

@@ -22,11 +22,13 @@ from svd_batch.access import printable
 from svd_batch.backends import LoadSettings, make_backend
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
-from svd_batch.job import Job, cautions, describe, prepare, unreadable
+from svd_batch.job import Job, cautions, describe, prepare, unreadable, up_to_date
+from svd_batch.lease import Lease
 from svd_batch.logger import RunLog
 from svd_batch.metrics import METRICS
 from svd_batch.plan import heaviest_cell, split_units
 from svd_batch.records import FailureRecord
+from svd_batch.recover import writing
 from svd_batch.stages import GenerateSettings
 
 FINISHED, TOO_MANY_FAILED, INTERRUPTED = 0, 3, 130
@@ -39,16 +41,22 @@ def run(config: Config, console: Console, *, config_yaml: str = "", command: str
     """
     logger.check(config.logger)
     job = prepare(config)
+    with writing(job.store, console) as lease:
+        return _run(up_to_date(job), console, lease, config_yaml=config_yaml, command=command)
+
+
+def _run(job: Job, console: Console, lease: Lease, *, config_yaml: str, command: str) -> int:
     console.say(describe(job))
     begin(job, console, config_yaml=config_yaml, command=command)
     start = time.monotonic()
     interrupted = False
     with logger.logging(job, console) as log:
         try:
-            with Generation(job, console, log) as generate:
+            with Generation(job, console, lease, log) as generate:
                 generate(job)
         except KeyboardInterrupt:
             interrupted = True
+        lease.check()
         log.exit_code = finish(
             job, console, time.monotonic() - start, num_asked=job.plan.num_todo, interrupted=interrupted
         )
@@ -143,9 +151,10 @@ class Generation:
     meanwhile, since everybody else's output is on its way to a log. An interruption leaves as KeyboardInterrupt.
     """
 
-    def __init__(self, job: Job, console: Console, log: RunLog | None = None) -> None:
+    def __init__(self, job: Job, console: Console, lease: Lease, log: RunLog | None = None) -> None:
         config, model = job.config, job.config.model
         self.console = console
+        self._lease = lease
         self._log = log or RunLog()
         self._verbose = config.verbose
         self._logs = job.store.logs_dir
@@ -172,6 +181,7 @@ class Generation:
         settings = dataclasses.replace(self._settings, num_videos=num_videos, heaviest=heaviest_cell(job.plan))
         with Progress(job.plan.num_todo, self.console) as progress:
             for result in self._backend.run(units, self._load, settings, progress.say_once):
+                self._lease.check()
                 progress.update(failed=isinstance(result, FailureRecord))
                 self._log.add(result, progress)
                 for note in self._log.take_notes():

@@ -26,9 +26,11 @@ from svd_batch.config import Dtype, Fit, ModelConfig
 from svd_batch.console import Console, Progress
 from svd_batch.errors import UserError
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
+from svd_batch.lease import Lease
 from svd_batch.manifest import read_manifest
 from svd_batch.metrics import METRICS, Clip, Embeddings, check_names, measure, use_one_thread
 from svd_batch.records import ImageRecord, VideoRecord
+from svd_batch.recover import writing
 from svd_batch.run import lines_only
 from svd_batch.store import Store, file_sha256
 from svd_batch.video import read_frames
@@ -134,10 +136,15 @@ def score(root: Path, console: Console, *, names: Sequence[str] | None = None, f
     store = Store(root)
     if not store.exists():
         raise UserError(f"score: {root} is not an output folder of svd_batch; give the output=… of a run")
+    with writing(store, console) as lease:
+        return _score(store, console, lease, names=names, force=force)
+
+
+def _score(store: Store, console: Console, lease: Lease, *, names: Sequence[str] | None, force: bool) -> int:
     wanted = tuple(METRICS) if names is None else check_names("--metrics", names)
     records = list(store.records())
     if not records:
-        raise UserError(f"score: {root} has no finished videos; the same run command makes them")
+        raise UserError(f"score: {store.root} has no finished videos; the same run command makes them")
     settings, scorer = _scorer(store, console)
     lacking = {name for record in records for name in missing(record, wanted, force=force)}
     if lacking & set(CLIP_METRICS):
@@ -152,15 +159,16 @@ def score(root: Path, console: Console, *, names: Sequence[str] | None = None, f
         console.say(f"score: nothing to do, {_plural(len(records))} have been measured")
         return FINISHED
     console.say(f"score: {len(todo)} of {_plural(len(records))} to measure")
-    return _score_all(scorer, todo, console)
+    return _score_all(scorer, todo, console, lease)
 
 
-def _score_all(scorer: Scorer, todo: Sequence[tuple[VideoRecord, tuple[str, ...]]], console: Console) -> int:
+def _score_all(
+    scorer: Scorer, todo: Sequence[tuple[VideoRecord, tuple[str, ...]]], console: Console, lease: Lease
+) -> int:
     """Measure each video on one of the cores; write the table; return the exit code."""
     from svd_batch.backends import num_cores
 
     use_one_thread()
-    scorer.store.create()
     problems, interrupted = 0, False
     log = scorer.store.logs_dir / f"score-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     with lines_only(console, log, verbose=False) as ours, ThreadPoolExecutor(num_cores()) as pool:
@@ -181,6 +189,7 @@ def _score_all(scorer: Scorer, todo: Sequence[tuple[VideoRecord, tuple[str, ...]
             interrupted = True
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            lease.check()
             dataset.compact(scorer.store)
     if interrupted:
         console.say("interrupted: what was measured is kept; the same command goes on from here")

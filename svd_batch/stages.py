@@ -30,7 +30,7 @@ from svd_batch.images import fit_image, one_line, open_image, read_bytes
 from svd_batch.metrics import METRICS, Clip, Embeddings, measure, use_one_thread
 from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
-from svd_batch.store import Store, file_sha256
+from svd_batch.store import Store, file_sha256, flush
 
 if TYPE_CHECKING:
     from svd_batch.engine.pipeline import Engine, EngineInfo, Generated
@@ -287,11 +287,11 @@ class Committer:
                 "video_sha256": file_sha256(temporary),
                 **measured,
             }
-            self.store.place(temporary, written["file_name"])
-            placed = time.perf_counter()
-            seconds = {"write_s": placed - start, "encode_s": encoded - start, "commit_s": placed - encoded}
+            flush(temporary)
+            flushed = time.perf_counter()  # two renames follow, which the record can't time: it is written before
+            seconds = {"write_s": flushed - start, "encode_s": encoded - start, "commit_s": flushed - encoded}
             record = self._record(loaded, planned, generated, written, seconds)
-            self.store.commit(record)
+            self.store.commit_video(temporary, record)
             self.store.clear_failure(loaded.unit.image.image_id)
         except Exception as error:  # the per-item boundary
             temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from svd_batch.errors import UserError
+from svd_batch.owner import Owner, this_process
 from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
 
 INTERNAL = ".svd_batch"
@@ -28,7 +29,9 @@ class Store:
         self.internal = root / INTERNAL
         self.records_dir = self.internal / "records"
         self.failures_dir = self.internal / "failures"
+        self.pending_dir = self.internal / "pending"
         self.temporary_dir = self.internal / "tmp"
+        self.lease_dir = self.internal / "lease"
         self.plan_dir = self.internal / "plan"
         self.logs_dir = self.internal / "logs"
         self.run_json = self.internal / "run.json"
@@ -45,9 +48,9 @@ class Store:
         Raises: UserError when it can't be made or holds other things.
         """
         self.check_ours()
-        folders = (self.records_dir, self.failures_dir, self.temporary_dir, self.plan_dir, self.logs_dir)
+        folders = (self.records_dir, self.failures_dir, self.pending_dir, self.temporary_dir, self.lease_dir)
         try:
-            for folder in (*folders, self.root / "videos"):
+            for folder in (*folders, self.plan_dir, self.logs_dir, self.root / "videos"):
                 self.check_no_link(folder / "any")
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,16 +79,53 @@ class Store:
     def temporary(self, suffix: str) -> Path:
         """Return a new path for a file on its way, unique to this attempt and on the same file system."""
         self.check_no_link(self.temporary_dir / "any")
-        return self.temporary_dir / f"{os.getpid()}-{uuid.uuid4().hex}.{suffix}"
+        return self.temporary_dir / _attempt(suffix)
+
+    def commit_video(self, temporary: Path, record: VideoRecord) -> None:
+        """Make a finished, flushed temporary video and its record durable, the video first.
+
+        The record waits in `pending_dir` while the video is moved, so that a kill between the two costs no video:
+        `recover` commits it. docs/durability.md has the steps.
+        """
+        pending = self._write_pending(record)
+        try:
+            self.place_flushed(temporary, record.file_name)
+        except OSError:
+            pending.unlink(missing_ok=True)
+            raise
+        self.commit_pending(pending, record)
+
+    def _write_pending(self, record: VideoRecord) -> Path:
+        """Write a record to where it doesn't count yet and return its path."""
+        self.check_no_link(self.pending_dir / "any")
+        pending = self.pending_dir / _attempt("json")
+        try:
+            pending.write_text(to_json(record), encoding="utf-8")
+            flush(pending)
+        except OSError:
+            pending.unlink(missing_ok=True)
+            raise
+        return pending
+
+    def commit_pending(self, pending: Path, record: VideoRecord) -> None:
+        """Move a pending record to where it counts; this is the commit."""
+        path = self._record_path(record.video_id)
+        self.check_no_link(path)
+        move(pending, path)
+        self.clear_failure(record.video_id)
 
     def place(self, temporary: Path, file_name: str) -> None:
         """Make a finished temporary video durable under its name; it counts once its record is committed."""
-        self.check_no_link(self.root / file_name)
         flush(temporary)
+        self.place_flushed(temporary, file_name)
+
+    def place_flushed(self, temporary: Path, file_name: str) -> None:
+        """Move a video whose bytes are durable to its name."""
+        self.check_no_link(self.root / file_name)
         move(temporary, self.root / file_name)
 
     def commit(self, record: VideoRecord) -> None:
-        """Make the record of a placed video durable; this is the commit."""
+        """Make the record of a placed video durable, in place of an earlier one of the same video."""
         self._write_text(self._record_path(record.video_id), to_json(record))
         self.clear_failure(record.video_id)
 
@@ -98,6 +138,10 @@ class Store:
             return None
         except (ValueError, TypeError, AttributeError):
             raise UserError(f"output: {path} is damaged; delete it, and the next run makes its video again") from None
+
+    def is_done(self, video_id: str) -> bool:
+        """Return whether a video is committed."""
+        return self._record_path(video_id).is_file()
 
     def done_ids(self) -> set[str]:
         """Return the ids of all committed videos, from file names alone."""
@@ -180,6 +224,20 @@ class Store:
         move(temporary, path)
 
 
+def _attempt(suffix: str) -> str:
+    """Return a new file name that tells whose it is; `owner_of` reads it."""
+    owner = this_process()
+    return f"{owner.machine}-{owner.pid}-{owner.started}-{uuid.uuid4().hex}.{suffix}"
+
+
+def owner_of(path: Path) -> Owner | None:
+    """Return the process that made a temporary or pending file, None where its name doesn't tell."""
+    match path.stem.split("-"):
+        case [machine, pid, started, _] if pid.isdecimal():
+            return Owner("", machine, int(pid), started)
+    return None
+
+
 def _names(folder: Path) -> Iterator[str]:
     """Yield the names of the .json files two levels down."""
     try:
@@ -203,7 +261,9 @@ def flush(path: Path) -> None:
 
 def move(temporary: Path, path: Path) -> None:
     """Rename a flushed file into place, durably; what was there is replaced at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flush(path.parent.parent)
     temporary.replace(path)
     flush(path.parent)
 
