@@ -122,14 +122,14 @@ class VideoRecord:
     generate_s: float
     """Picture to frames: condition_s, denoise_s, decode_s and a little besides."""
     write_s: float
-    """Frames to a file in its place: encode_s and commit_s."""
+    """Frames to a durable file: encode_s and commit_s."""
     condition_s: float
     """CLIP, VAE encoding and what else comes before the first step."""
     denoise_s: float
     decode_s: float
     encode_s: float
     commit_s: float
-    """Decoding the file to check it, hashing, flushing and renaming it; writing the record comes after."""
+    """Decoding the file to check it, hashing and flushing it; writing the record and two renames come after."""
     peak_memory_bytes: int
     device_name: str
     torch_threads: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from svd_batch.console import Console
@@ -33,35 +33,43 @@ def writing(store: Store, console: Console) -> Iterator[Lease]:
 
 
 def recover(store: Store) -> int:
-    """Commit the pending records whose videos are whole, remove what dead processes left; return how many counted.
+    """Commit the pending records whose videos are whole, remove what dead processes left; return how many were adopted.
 
     For the holder of the lease alone.
     """
+    for folder in (store.pending_dir, store.temporary_dir):
+        store.check_no_link(folder / "any")
+    now = max((path.stat().st_mtime for path in store.lease_dir.iterdir()), default=0.0)
     num_adopted = 0
-    for pending in _left_behind(store, store.pending_dir):
-        record = _read(pending)
+    for pending in sorted(store.pending_dir.iterdir()):
+        record = None if _maker_lives(pending) else _read(pending)
         if record is not None and not store.is_done(record.video_id) and _is_whole(store, record):
             store.commit_pending(pending, record)
+            store.clear_failure(record.image_id)
             num_adopted += 1
-        else:
-            pending.unlink(missing_ok=True)
-    for temporary in _left_behind(store, store.temporary_dir):
-        temporary.unlink(missing_ok=True)
+    for failure in store.failures():
+        if failure.video_id is not None and store.is_done(failure.video_id):
+            store.clear_failure(failure.video_id)
+    for folder in (store.pending_dir, store.temporary_dir):
+        for path in folder.iterdir():
+            if _is_left_behind(path, now):
+                path.unlink(missing_ok=True)
     return num_adopted
 
 
-def _left_behind(store: Store, folder: Path) -> list[Path]:
-    """Return the files of a folder whose makers are dead, or on another machine and long silent."""
-    store.check_no_link(folder / "any")
-    now = max((path.stat().st_mtime for path in store.lease_dir.iterdir()), default=0.0)
-    found = []
-    for path in sorted(folder.iterdir()):
-        owner = owner_of(path)
-        alive = None if owner is None else is_alive(owner)
-        with suppress(FileNotFoundError):  # its maker has just moved it
-            if alive is False or (alive is None and now - path.lstat().st_mtime > FOREIGN_S):
-                found.append(path)
-    return found
+def _maker_lives(path: Path) -> bool | None:
+    """Return whether the maker of a temporary or pending file lives; None where nobody can know from here."""
+    owner = owner_of(path)
+    return None if owner is None else is_alive(owner)
+
+
+def _is_left_behind(path: Path, now: float) -> bool:
+    """Return whether a file's maker is dead, or on another machine and long silent."""
+    alive = _maker_lives(path)
+    try:
+        return alive is False or (alive is None and now - path.lstat().st_mtime > FOREIGN_S)
+    except FileNotFoundError:  # its maker has just moved it
+        return False
 
 
 def _read(pending: Path) -> VideoRecord | None:

@@ -90,7 +90,7 @@ class Store:
         pending = self._write_pending(record)
         try:
             self.place_flushed(temporary, record.file_name)
-        except OSError:
+        except (OSError, UserError):
             pending.unlink(missing_ok=True)
             raise
         self.commit_pending(pending, record)
@@ -111,7 +111,11 @@ class Store:
         """Move a pending record to where it counts; this is the commit."""
         path = self._record_path(record.video_id)
         self.check_no_link(path)
-        move(pending, path)
+        try:
+            move(pending, path)
+        except FileNotFoundError:
+            if not self.is_done(record.video_id):  # else the next run has adopted it meanwhile
+                raise
         self.clear_failure(record.video_id)
 
     def place(self, temporary: Path, file_name: str) -> None:

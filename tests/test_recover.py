@@ -124,6 +124,34 @@ def test_a_record_that_counts_is_not_replaced_by_a_pending_one(store: Store) -> 
     assert not list(store.pending_dir.iterdir())
 
 
+def test_a_video_of_another_machine_is_adopted_at_once_and_its_maker_may_go_on(store: Store) -> None:
+    """Its maker may be an actor that outlives its driver for a moment."""
+    path, record = pending(store)
+    place(store, record)
+    path = path.rename(path.with_name("0" * 12 + path.name[12:]))
+    assert recover(store) == 1
+    store.commit_pending(path, record)
+    assert (list(store.records()), store.failures()) == ([record], [])
+
+
+def test_a_pending_record_of_another_machine_whose_video_is_not_there_yet_is_left(store: Store) -> None:
+    path, _ = pending(store)
+    path = path.rename(path.with_name("0" * 12 + path.name[12:]))
+    recover(store)
+    assert path.exists()
+
+
+def test_a_failure_that_outlived_its_videos_commit_is_cleared(store: Store) -> None:
+    record = make_record()
+    place(store, record)
+    store.commit(record)
+    failures = [make_failure(video_id=record.video_id), make_failure(video_id="cd" * 10), make_failure()]
+    for failure in failures:
+        store.record_failure(failure)
+    recover(store)
+    assert {f.item_id for f in store.failures()} == {"cd" * 10, "cat"}
+
+
 def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_left(store: Store) -> None:
     mine, other = store.temporary("mp4"), store.temporary("mp4")
     for path in (mine, other):
