@@ -17,6 +17,7 @@ from builders import make_output
 from conftest import PATIENCE_S
 
 from svd_batch import cli, lease
+from svd_batch.console import Progress
 from svd_batch.errors import UserError
 from svd_batch.lease import take
 from svd_batch.owner import Owner, is_alive, this_process
@@ -261,3 +262,24 @@ def test_a_verb_is_refused_while_another_process_writes(
     (line,) = capfd.readouterr().err.splitlines()
     assert f"{store.root} is being written by process {taker.process.pid} on" in line
     assert store.done_ids() == done
+
+
+def test_a_run_that_loses_its_lease_stops_without_writing_tables(
+    tmp_path: Path,
+    tiny: list[str],
+    pets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    store = Store(tmp_path / "out")
+
+    def lose(*_: object, **__: object) -> None:
+        foreign(store.lease_dir, 2)
+        threading.Event().wait(60)
+
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(Progress, "update", lose)
+    assert cli.main(["run", "backend=serial", *tiny, f"manifest={pets}", f"output={store.root}"]) == 2
+    assert "another run has taken it over" in capfd.readouterr().err
+    assert store.done_ids()
+    assert not store.metadata.exists()
