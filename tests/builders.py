@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,19 @@ CELL = SweepCell(
     max_guidance_scale=3.0,
     decode_chunk_size=8,
 )
+
+
+# How a camera stores an upright picture for each value of EXIF's orientation (TIFF 6.0, tag 274).
+STORED: dict[int, Callable[[Any], Any]] = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: np.rot90(p, 1),
+    7: lambda p: np.rot90(p.transpose(1, 0, 2), 2),
+    8: lambda p: np.rot90(p, -1),
+}
 
 
 def make_cell(**changes: Any) -> SweepCell:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from builders import encode, picture_bytes
+from builders import STORED, encode, picture_bytes
 from PIL import Image
 
 Make = Callable[[Path], object]
@@ -78,19 +78,9 @@ def turned(orientation: int, kind: str) -> Make:
     """Return what writes a picture whose upper left is red once it is upright, as a camera would store it."""
     upright = np.zeros((30, 40, 3), np.uint8)
     upright[10:20, 15:25] = RED
-    undo: dict[int, Callable[[Any], Any]] = {
-        1: lambda p: p,
-        2: lambda p: p[:, ::-1],
-        3: lambda p: p[::-1, ::-1],
-        4: lambda p: p[::-1],
-        5: lambda p: p.transpose(1, 0, 2),
-        6: lambda p: np.rot90(p, 1),
-        7: lambda p: np.rot90(p.transpose(1, 0, 2), 2),
-        8: lambda p: np.rot90(p, -1),
-    }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = np.ascontiguousarray(undo[orientation](upright))
+    stored = np.ascontiguousarray(STORED[orientation](upright))
     return written(encode(Image.fromarray(stored), kind, exif=exif))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,23 @@ class Twice:
 
 
 @pytest.fixture(scope="module")
-def twice(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Twice:
+def one_level(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose UNet has one level: each kind of block once, since compiling one takes long."""
+    from pocket.architecture import SIZES, build_pipeline, save_pipeline
+
+    folder = tmp_path_factory.mktemp("one_level")
+    size = replace(SIZES["tiny"], unet_levels="A", unet_channels=(32,), unet_heads=(1,), up_levels="-")
+    save_pipeline(build_pipeline(size, seed=0), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def twice(one_level: Path, tmp_path_factory: pytest.TempPathFactory) -> Twice:
     need("a C++ compiler", any(shutil.which(name) for name in ("g++", "clang++")))
     cache = tmp_path_factory.mktemp("cache")
-    first = compiled(tiny_checkpoint, cache, "regional")
+    first = compiled(one_level, cache, "regional")
     notes = Path(shutil.copy(cache / "svd_batch_compile_s.json", cache / "after_the_first.json"))
-    second = compiled(tiny_checkpoint, cache, "regional", "whole")
+    second = compiled(one_level, cache, "regional", "whole")
     return Twice(first["regional"], second["regional"], second["whole"], notes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from builders import CELL, encode, make_image, picture_bytes, write_parquet
+from builders import CELL, STORED, encode, make_image, picture_bytes, write_parquet
 from PIL import Image
 
 from svd_batch.access import ACCESS, Access
@@ -60,19 +60,6 @@ def header_only_png(width: int, height: int) -> bytes:
 def test_every_format_is_opened_as_rgb_at_its_own_size(kind: str):
     image = open_image(picture_bytes(kind, (24, 16)))
     assert (image.mode, image.size) == ("RGB", (24, 16))
-
-
-# How a camera stores an upright picture for each value of EXIF's orientation (TIFF 6.0, tag 274).
-STORED = {
-    1: lambda p: p,
-    2: lambda p: p[:, ::-1],
-    3: lambda p: p[::-1, ::-1],
-    4: lambda p: p[::-1],
-    5: lambda p: p.transpose(1, 0, 2),
-    6: lambda p: np.rot90(p, 1),
-    7: lambda p: np.rot90(p.transpose(1, 0, 2), 2),
-    8: lambda p: np.rot90(p, -1),
-}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

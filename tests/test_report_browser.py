@@ -165,6 +165,16 @@ def settled(page: Opened, num: int, selector: str = "#canvas video") -> None:
     page.until(code, [selector, num])
 
 
+def show_frames(page: Opened, frames: list[int], selector: str = "#canvas video") -> None:
+    """Wait until the loaded videos, all at rest, stand at these frames, counted from 0, of 7 a second."""
+    code = """([s, frames]) => {
+        const videos = [...document.querySelectorAll(s)].filter(v => v.readyState >= 2 && !v.seeking);
+        const shown = videos.map(v => Math.floor(v.currentTime * 7)).sort((a, b) => a - b);
+        return JSON.stringify(shown) === JSON.stringify(frames);
+    }"""
+    page.until(code, [selector, frames])
+
+
 # --- playing ----------------------------------------------------------------------------------------------------
 
 
@@ -188,18 +198,14 @@ def test_playing_clips_stay_within_one_frame_of_each_other(page: Opened) -> None
 
 def test_a_scrubbed_frame_is_the_same_in_all_clips(page: Opened) -> None:
     page.page.locator("#clips .scrub").fill("7")
-    settled(page, 6)
-    page.page.wait_for_timeout(100)
-    frames = {int(video["share"] * NUM_FRAMES) for video in page.videos("#canvas video")}
-    assert (frames, page.text("#clips .frame-number")) == ({7}, "8 / 12")
+    show_frames(page, [7] * 6)
+    assert page.text("#clips .frame-number") == "8 / 12"
 
 
 def test_a_step_goes_one_frame_on(page: Opened) -> None:
     page.page.locator("#clips .scrub").fill("7")
     page.page.click("#clips .forth")
-    settled(page, 6)
-    page.page.wait_for_timeout(100)
-    assert {int(video["share"] * NUM_FRAMES) for video in page.videos("#canvas video")} == {8}
+    show_frames(page, [8] * 6)
 
 
 def test_clips_of_other_lengths_end_together(browser: Browser, tmp_path: Path) -> None:
@@ -209,10 +215,7 @@ def test_clips_of_other_lengths_end_together(browser: Browser, tmp_path: Path) -
     dataset.compact(store)
     opened = open_file(browser, write_report(store.root), "play=0")
     opened.page.locator("#clips .scrub").fill("11")
-    settled(opened, 2)
-    opened.page.wait_for_timeout(100)
-    shares = [video["share"] for video in opened.videos("#canvas video")]
-    assert sorted(int(share * n) for share, n in zip(shares, (6, 12), strict=True)) == [5, 11]
+    show_frames(opened, [5, 11])
     assert opened.page.locator("#sync-note").is_visible()
     opened.page.close()
 
@@ -321,8 +324,10 @@ def test_two_marked_clips_are_compared_in_step(page: Opened) -> None:
         page.page.keyboard.press(key)
     settled(page, 2, "#compare video")
     page.page.keyboard.press(".")
-    page.page.wait_for_timeout(150)
-    assert len({round(video["share"], 3) for video in page.videos("#compare video")}) == 1
+    page.until("""() => {
+        const [a, b] = [...document.querySelectorAll("#compare video")];
+        return a.currentTime > 0 && a.currentTime === b.currentTime && !a.seeking && !b.seeking;
+    }""")
     assert page.page.locator("#side-1 select").evaluate_all("s => s.map(s => s.selectedOptions[0].text)") == [
         "<b>cat</b>", "127", "0.1", "10"
     ]  # fmt: skip

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
-from typing import Any
 
 from svd_batch.console import Progress
 from svd_batch.export.folder import PARAMETERS, is_metric
-from svd_batch.records import FailureRecord, VideoRecord
+from svd_batch.records import FailureRecord, VideoRecord, flat
 
 
 def of_video(record: VideoRecord) -> dict[str, float]:
@@ -18,7 +16,7 @@ def of_video(record: VideoRecord) -> dict[str, float]:
     Whatever numeric column a record has is taken, so that a new metric needs nothing here.
     """
     values: dict[str, float] = {}
-    for name, value in _flat(record).items():
+    for name, value in flat(record).items():
         if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
             continue
         if name in PARAMETERS:
@@ -28,14 +26,6 @@ def of_video(record: VideoRecord) -> dict[str, float]:
         elif is_metric(name, value):
             values[f"metrics/{name}"] = float(value)
     return values
-
-
-def _flat(record: VideoRecord) -> dict[str, Any]:
-    """Return a record's fields; those of a mapping among them each by its own name."""
-    row: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(record).items():
-        row |= value if isinstance(value, dict) else {name: value}
-    return row
 
 
 class Counts:
