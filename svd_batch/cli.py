@@ -135,9 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "passive"
-    )  # else threads that wait for work take cores from those that have it
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else threads that wait take the cores of those that work
     try:
         return _dispatch(arguments)
     except UserError as error:
