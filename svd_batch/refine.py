@@ -26,7 +26,7 @@ from svd_batch.preview import preview
 from svd_batch.quality import in_quality
 from svd_batch.records import SCORE_COLUMNS, ImageRecord, PlannedVideo, SweepCell
 from svd_batch.recover import writing
-from svd_batch.run import Generation, begin, finish
+from svd_batch.run import Generation, begin, check_device, finish
 from svd_batch.score import Encoder, Scorer, load_encoder
 
 
@@ -44,7 +44,7 @@ def refine(config: Config, console: Console, *, config_yaml: str = "", command: 
     Raises: UserError before anything is generated; when a draft's file is damaged, after the drafts are made.
     """
     grid = prepare(config)
-    drafts_of(grid)  # refused before the folder is made
+    check_device(drafts_of(grid))
     with writing(grid.store, console) as lease:
         return _refine(up_to_date(grid), console, lease, config_yaml=config_yaml, command=command)
 

@@ -41,6 +41,7 @@ def run(config: Config, console: Console, *, config_yaml: str = "", command: str
     """
     logger.check(config.logger)
     job = prepare(config)
+    check_device(job)
     with writing(job.store, console) as lease:
         return _run(up_to_date(job), console, lease, config_yaml=config_yaml, command=command)
 
@@ -64,35 +65,32 @@ def _run(job: Job, console: Console, lease: Lease, *, config_yaml: str, command:
 
 
 def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None:
-    """Warn of what will fail, check the machine, and write what the output folder keeps of this run.
+    """Warn of what will fail, fetch the weights, and write what the output folder keeps of this run.
 
     Raises: UserError before anything is generated.
     """
     if job.plan.num_todo:
         for image, reason in unreadable(job, job.config.check_images):
             console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
-        _check_here(job.config)
+        if job.config.backend.address is None:  # each node of a cluster fetches for itself
+            checkpoint.fetch(job.config.model)
     for caution in cautions(job):
         console.warn(caution)
-    job.store.create()
     job.store.write_run(_run_json(job, command))
     if config_yaml:
         job.store.write_config(config_yaml)
     dataset.save_images(job.store, job.manifest.carried)
 
 
-def _check_here(config: Config) -> None:
-    """Fetch the weights and check the device, where this machine is the one that generates.
-
-    Raises: UserError.
-    """
-    if config.backend.address is not None:
-        return  # each node of a cluster fetches and checks for itself
+def check_device(job: Job) -> None:
+    """Raise UserError for settings that this machine can't do, where it is the one that generates."""
+    config = job.config
+    if not job.plan.num_todo or config.backend.address is not None:  # each node of a cluster checks for itself
+        return
     if config.model.dtype is Dtype.float16 or config.memory.offload is not Offload.none:
         from svd_batch.engine.machine import check_machine, device_type
 
         check_machine(config.model, config.memory, device_type())
-    checkpoint.fetch(config.model)
 
 
 def _run_json(job: Job, command: str) -> dict[str, Any]:

@@ -136,15 +136,10 @@ def score(root: Path, console: Console, *, names: Sequence[str] | None = None, f
     store = Store(root)
     if not store.exists():
         raise UserError(f"score: {root} is not an output folder of svd_batch; give the output=… of a run")
-    with writing(store, console) as lease:
-        return _score(store, console, lease, names=names, force=force)
-
-
-def _score(store: Store, console: Console, lease: Lease, *, names: Sequence[str] | None, force: bool) -> int:
     wanted = tuple(METRICS) if names is None else check_names("--metrics", names)
     records = list(store.records())
     if not records:
-        raise UserError(f"score: {store.root} has no finished videos; the same run command makes them")
+        raise UserError(f"score: {root} has no finished videos; the same run command makes them")
     settings, scorer = _scorer(store, console)
     lacking = {name for record in records for name in missing(record, wanted, force=force)}
     if lacking & set(CLIP_METRICS):
@@ -154,12 +149,14 @@ def _score(store: Store, console: Console, lease: Lease, *, names: Sequence[str]
         if reason:
             console.warn(f"left out: {reason}")
             wanted = tuple(name for name in wanted if name not in CLIP_METRICS)
-    todo = [(record, names) for record in records if (names := missing(record, wanted, force=force))]
-    if not todo:
+    if not any(missing(record, wanted, force=force) for record in records):
         console.say(f"score: nothing to do, {_plural(len(records))} have been measured")
         return FINISHED
-    console.say(f"score: {len(todo)} of {_plural(len(records))} to measure")
-    return _score_all(scorer, todo, console, lease)
+    with writing(store, console) as lease:
+        records = list(store.records())  # nobody else adds to them any more
+        todo = [(record, names) for record in records if (names := missing(record, wanted, force=force))]
+        console.say(f"score: {len(todo)} of {_plural(len(records))} to measure")
+        return _score_all(scorer, todo, console, lease)
 
 
 def _score_all(
