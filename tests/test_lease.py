@@ -249,14 +249,19 @@ def test_a_verb_is_refused_while_another_process_writes(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     store = Store(tmp_path / "out")
-    make_output(store.root) if verb == "score" else store.create()
+    if verb == "score":
+        make_output(store.root)
+        store.write_run({**store.read_run(), "settings": {"fit": "crop"}})
+    store.create()
     taker = start()
     taker.ask("out/.svd_batch/lease")
     assert taker.answer() == "won"
     monkeypatch.setattr("svd_batch.backends.Generate", nothing)  # no model loads
     job = ["backend=serial", *tiny, f"manifest={pets}", f"output={store.root}"]
     refine = ["generation.num_inference_steps=25", "refine.best=1", "sweep.motion_bucket_id=[20,240]"]
-    arguments = {"run": job, "refine": [*job, *refine], "score": [str(store.root)]}[verb]
+    arguments = {"run": job, "refine": [*job, *refine], "score": [str(store.root), "--force", "--metrics", "motion"]}[
+        verb
+    ]
     done = store.done_ids()
     assert cli.main([verb, *arguments]) == 2
     (line,) = capfd.readouterr().err.splitlines()
