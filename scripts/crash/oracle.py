@@ -18,7 +18,7 @@ from svd_batch.store import Store, file_sha256
 from svd_batch.video import probe
 
 TOP = {"metadata.parquet", "failures.parquet", "README.md", "report.html", "videos", ".svd_batch"}
-INSIDE = {"run.json", "config.yaml", "records", "failures", "pending", "tmp", "lease", "plan", "logs"}
+INSIDE = {"run.json", "config.yaml", "records", "failures", "pending", "tmp", "lease", "plan", "logs", "posters"}
 
 
 @dataclass(frozen=True)
