@@ -19,7 +19,8 @@ from crash.workplace import Options, Workplace, events_of
 from svd_batch.console import duration
 
 NUM_FRAMES = {"millisecond": 4, "tiny": 3}
-EXAMPLE_S = {"serial": 5.0, "ray": 20.0}
+MOST_BARREN = 10
+"""Rounds in a row without a kill or fault, after which it gives up."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -86,7 +87,7 @@ class Test:
     def _kill(self, backend: str, wanted: Expected, number: int) -> None:
         chooser = Chooser(backend, self.arguments.seed, NUM_FRAMES[self.arguments.engine])
         num_before, num_barren = len(self.killed), 0
-        while (num_left := number - (len(self.killed) - num_before)) > 0 and num_barren < 10:
+        while (num_left := number - (len(self.killed) - num_before)) > 0 and num_barren < MOST_BARREN:
             self.num_rounds += 1
             outcome = Round(self.place, f"{backend}-{self.num_rounds}", backend, wanted, chooser)
             found = outcome.play(num_left, lambda o=outcome: self._say(len(o.outcome.killed)))  # type: ignore[misc]
@@ -97,9 +98,14 @@ class Test:
     def _fault(self, backend: str, wanted: Expected, number: int) -> None:
         done = events.read(events_of(self.place.root / f"whole-{backend}"))
         num_operations = max((int(e.what) for e in done if e.kind == "operations"), default=1)
-        for group in faults.draw(self.arguments.seed, number, num_operations) if number else ():
+        planned, num_barren = faults.draw(self.arguments.seed, number), 0
+        while planned and num_barren < MOST_BARREN:
             self.num_rounds += 1
-            faulted, wrong = faults.play(self.place, f"{backend}-{self.num_rounds}", backend, wanted, group)
+            name, num_before = f"{backend}-{self.num_rounds}", len(planned)
+            faulted, wrong = faults.play(self.place, name, backend, wanted, planned, num_operations)
+            num_barren = num_barren + 1 if len(planned) == num_before else 0
+            if num_barren:
+                planned.append(planned.pop(0))
             self.faulted += faulted
             self.violations += wrong
             self._say(0)

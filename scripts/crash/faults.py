@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from crash import events, oracle, processes
@@ -13,6 +12,7 @@ from crash.rounds import LIMIT_S, PATIENCE_S, Expected, last_line
 from crash.settings import Fault
 from crash.workplace import Run, Workplace, events_of
 
+MOST_IN_A_FOLDER = 4
 ERRORS = ("ENOSPC", "EIO", "EACCES")
 
 
@@ -29,29 +29,39 @@ class Faulted:
 
 
 def play(
-    place: Workplace, name: str, backend: str, wanted: Expected, faults: list[tuple[str, int, bool]]
+    place: Workplace, name: str, backend: str, wanted: Expected, faults: list[Planned], num_operations: int
 ) -> tuple[list[Faulted], list[str]]:
-    """Run into each fault in one folder, then finish its job; return how it answered and what is wrong."""
+    """Run into faults in one folder until its job is done; return how each was answered and what is wrong.
+
+    Those that came are taken from `faults`, four a folder at most.
+    """
     output = place.root / name
     faulted: list[Faulted] = []
     violations: list[str] = []
-    for number, (error, first, stays) in enumerate(faults):
-        flag = place.root / f"{name}-{number}.flag"
-        fault = Fault(error, first, stays, str(flag))
+    while faults and len(faulted) < MOST_IN_A_FOLDER:
+        num_done = len(oracle.take_snapshot(output, 0.0).committed) if output.exists() else 0
+        share = 1 - 0.8 * num_done / len(wanted.sha256)  # what a run does that has nothing to make is a fifth
+        planned = faults[0]
+        first = 1 + int(planned.fraction * share * num_operations)
+        flag = place.root / f"{name}-{len(faulted)}.flag"
+        fault = Fault(planned.error, first, planned.stays, str(flag))
         run = place.start(output, backend, fault=fault, more=["retry_failed=true"])
         code = run.wait(LIMIT_S[backend])
         if not flag.exists() and code == 0:
-            continue  # it did less than so many operations
+            break  # it did less than so many operations
+        faults.pop(0)
         noted = [e.what for e in events.read(events_of(output)) if e.kind == "fault"]
-        where = f"{name}, {noted[-1] if noted else error}{' and on' if stays else ''}"
+        where = f"{name}, {noted[-1] if noted else planned.error}{' and on' if planned.stays else ''}"
         answer = _answer(run, code)
-        faulted.append(Faulted(backend, error, first, stays, noted[-1] if noted else "", answer))
+        faulted.append(Faulted(backend, planned.error, first, planned.stays, noted[-1] if noted else "", answer))
         if answer.startswith("bad"):
             violations.append(f"{where}: {answer}")
         if code is None:
             processes.end_all(place.root)
         if output.exists():
             violations += [f"{where}: {text}" for text in oracle.at_any_moment(output)]
+        if code == 0:
+            break
     before = oracle.take_snapshot(output, time.time())
     run = place.start(output, backend, more=["retry_failed=true"])
     code = run.wait(LIMIT_S[backend])
@@ -88,15 +98,19 @@ def _answer(run: Run, code: int | None) -> str:
     return f"stopped with a sentence, exit code {code}" if len(sentences) == 1 else f"bad: {len(sentences)} sentences"
 
 
-def draw(seed: int, number: int, num_operations: int) -> list[list[tuple[str, int, bool]]]:
-    """Return faults in groups, one folder each: every error, spread over a run's operations, passing and lasting."""
+@dataclass(frozen=True)
+class Planned:
+    """A fault that is still to come."""
+
+    error: str
+    fraction: float
+    """Where in a run, by the number of its operations."""
+    stays: bool
+
+
+def draw(seed: int, number: int) -> list[Planned]:
+    """Return faults in a random order: every error, passing and lasting, spread over a run."""
     source = random.Random(f"faults {seed}")
-    each = [
-        (ERRORS[i % 3], 1 + (i * num_operations) // number + source.randrange(max(1, num_operations // number)), bool(i // 3 % 2))
-        for i in range(number)
-    ]
+    each = [Planned(ERRORS[i % 3], (i + source.random()) / number, bool(i // 3 % 2)) for i in range(number)]
     source.shuffle(each)
-    return [each[i : i + 4] for i in range(0, number, 4)]
-
-
-Say = Callable[[], None]
+    return each

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crash.processes import ACTOR, RAYLET
-from crash.steps import ADOPT, BY_NAME, COMMIT, START, STEPS, TABLES, TIDY
+from crash.steps import ADOPT, COMMIT, START, STEPS, TABLES, TIDY
 
 DRIVER = "driver"
 RANDOM = "at a random moment"
@@ -71,8 +71,3 @@ class Chooser:
             if state.num_missing or target == DRIVER:
                 name = f"{target} {RANDOM}"
                 yield self.counts[name] / self._weight, Planned(name, target=target, moment=self._random.random())
-
-
-def is_in_commit(name: str) -> bool:
-    """Return whether a kill hits the process that commits, which on Ray isn't the driver."""
-    return name in BY_NAME and BY_NAME[name].group == COMMIT

@@ -83,6 +83,7 @@ def _watch_encoder(module: ModuleType, watch: Watch) -> None:
             watch.before("encode", place)
         except OSError:
             os.symlink("/dev/full", path)  # noqa: PTH211
+            watch.disk_is_full()
         writer = write_frames(path, *arguments, **options)
         writer.send(None)
         try:

@@ -134,14 +134,15 @@ def _strays(output: Path, file_names: set[str]) -> Iterator[str]:
         for path in sorted(folder.iterdir()):
             if path.name not in known:
                 yield f"{path.relative_to(output)} does not belong there"
+    for path in sorted((store.internal / "posters").rglob("*")):
+        if path.is_file() and f"videos/{path.parent.name}/{path.stem}.mp4" not in file_names:
+            yield f"{path.relative_to(output)} belongs to no video"
     leases = sorted(store.lease_dir.iterdir())
     if len(leases) != 1:
         yield f"lease: {len(leases)} files, 1 expected"
 
 
-def never_twice(
-    snapshots: list[Snapshot], final: Mapping[str, str], begun: Mapping[str, list[float]]
-) -> Iterator[str]:
+def never_twice(snapshots: list[Snapshot], final: Mapping[str, str], begun: Mapping[str, list[float]]) -> Iterator[str]:
     """Yield each finished video that was made again; `final` has created_at, `begun` when each video was begun."""
     for snapshot in snapshots:
         for video_id, created_at in snapshot.committed.items():

@@ -15,7 +15,7 @@ class Step:
 
     name: str
     group: str
-    """What must be there for it to come: something to make, to adopt, to tidy up; nothing for start and tables."""
+    """What must be there for it to come: something to make, to adopt or to tidy up; nothing for start and tables."""
     operation: str
     """open, write, fsync, rename, mkdir, unlink, frame (one that the encoder gets) or denoise."""
     place: str
@@ -62,6 +62,7 @@ STEPS = (
     Step("table in place", TABLES, "rename", r"metadata\.parquet", AFTER),
     Step("failures table in place", TABLES, "rename", r"failures\.parquet", AFTER),
     Step("card in place", TABLES, "rename", r"README\.md", AFTER),
+    Step("poster half written", COMMIT, "write", _IN + r"(tmp|posters/..)/.+\.jpg.*", HALF),
     Step("report written beside", TABLES, "rename", r"report\.html", BEFORE),
     Step("report in place", TABLES, "rename", r"report\.html", AFTER),
 )

@@ -14,6 +14,7 @@ from crash.steps import AFTER, BEFORE, BY_NAME, HALF
 _open = os.open  # as it was before the layer
 FAULTY = ("open", "write", "fsync", "rename", "mkdir", "encode")
 
+
 class Watch:
     """Told of each operation on the output folder, before and after."""
 
@@ -21,6 +22,7 @@ class Watch:
         self.settings = settings
         self.num_operations = 0
         self._num_reached = 0
+        self._is_full = False
         self._lock = threading.Lock()
 
     def place(self, path: object) -> str | None:
@@ -35,6 +37,10 @@ class Watch:
         """Raises: OSError where this operation is to fail."""
         self._fail(operation, place)
         self._reach(operation, place, BEFORE)
+
+    def disk_is_full(self) -> None:
+        """Let every later operation of this process fail too, as it does where ffmpeg finds no room."""
+        self._is_full = True
 
     def after(self, operation: str, place: str) -> None:
         """Told when an operation has succeeded."""
@@ -75,14 +81,21 @@ class Watch:
             self.num_operations += 1
             number = self.num_operations
         fault = self.settings.fault
-        if fault is None or number < fault.first or (number > fault.first and not fault.stays):
+        if fault is None or number < fault.first:
+            return
+        if self._is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._whole(place))
+        if number > fault.first and not fault.stays:
             return
         if _make(fault.flag):
             events.note(self.settings.events, "fault", f"{fault.error} at {operation} of {place}")
         elif not fault.stays:  # another process of this run has had it
             return
         code = getattr(errno, fault.error)
-        raise OSError(code, os.strerror(code), str(os.path.join(self.settings.output, place)))  # noqa: PTH118
+        raise OSError(code, os.strerror(code), self._whole(place))
+
+    def _whole(self, place: str) -> str:
+        return self.settings.output + os.sep + place
 
 
 def _make(flag: str) -> bool:
