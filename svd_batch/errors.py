@@ -21,7 +21,7 @@ STORAGE_ERRNOS = {
     errno.ESTALE,
     errno.ENOTCONN,
 }
-"""What a full, read-only, forbidden, broken or vanished disk answers: no defect of ours, so it is told in one sentence."""
+"""What a full, read-only, forbidden, broken or vanished disk answers: no defect of ours, so one sentence tells it."""
 
 
 class SvdBatchError(Exception):

@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from crash import events, faults
@@ -43,9 +42,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 DESCRIPTION = (
-    "Start real runs, kill their processes with SIGKILL at every named step of a commit and at random moments, give the "
-    "same command again until the job is done, and compare what is there with an uninterrupted run. Needs the dev "
-    "extras, and Linux. Exit code 0: no violation; 1: some, which are listed."
+    "Start real runs, kill their processes with SIGKILL at every named step of a commit and at random moments, give "
+    "the same command again until the job is done, and compare what is there with an uninterrupted run. Needs the "
+    "dev extras, and Linux. Exit code 0: no violation; 1: some, which are listed."
 )
 ENGINES = "millisecond (default): frames without a model and without torch; tiny: a random checkpoint"
 

@@ -1,4 +1,4 @@
-"""The file layer: Python's ways to change the output folder, each told to a Watch before and after. Standard library."""
+"""The file layer: Python's ways to change the output folder, each told to a Watch before and after."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def install(watch: Watch) -> None:
         if place is not None:
             watch.after("fsync", place)
 
-    builtins.open = io.open = open_file  # type: ignore[assignment]
-    os.open, os.fsync = os_open, fsync
+    builtins.open = io.open = open_file
+    os.open, os.fsync = os_open, fsync  # type: ignore[assignment]
     os.replace = _told(watch, "rename", os.replace, 1)
     os.rename = _told(watch, "rename", os.rename, 1)
     os.mkdir = _told(watch, "mkdir", os.mkdir, 0)

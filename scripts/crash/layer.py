@@ -1,4 +1,4 @@
-"""Puts the crash test's layer into a process: files, encoder, tables, and the engine. Nothing in svd_batch knows of it."""
+"""Puts the crash test's layer into a process: files, encoder, tables, engine. Nothing in svd_batch knows of it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _after_load(loader: Loader, patch: Callable[[ModuleType], None]) -> None:
 
 
 def _watch_encoder(module: ModuleType, watch: Watch) -> None:
-    """Tell of every frame that ffmpeg gets; a disk that fails is one that is full, since ffmpeg opens its file itself."""
+    """Tell of every frame that ffmpeg gets. It opens its file itself, so a fault there is always a full disk."""
     write_frames = module.write_frames
 
     def told(path: str, *arguments: Any, **options: Any) -> Any:

@@ -30,7 +30,7 @@ def _belongs(process: psutil.Process, root: str) -> bool:
             return False
         if (process.cwd() + os.sep).startswith(root + os.sep) or root in " ".join(process.cmdline()):
             return True
-        return process.environ().get(MARK) == root
+        return bool(process.environ().get(MARK) == root)
     except (psutil.Error, OSError):
         return False
 

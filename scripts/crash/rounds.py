@@ -189,7 +189,7 @@ class Round:
 
     def _judge(self) -> None:
         """Ask the oracle about the finished folder."""
-        final = {video_id: at for video_id, at in oracle.take_snapshot(self.output, 0.0).committed.items()}
+        final = oracle.take_snapshot(self.output, 0.0).committed
         begun: dict[str, list[float]] = {}
         for event in self._events("begin"):
             begun.setdefault(self.wanted.ids.get(event.what, event.what), []).append(event.time)
