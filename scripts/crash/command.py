@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from crash import events, faults
@@ -62,19 +63,21 @@ class Test:
 
     def play(self) -> Report:
         """Play everything and return what it showed."""
-        for backend, num_kills, num_faults in self._shares():
-            if num_kills + num_faults == 0:
-                continue
-            wanted, wrong = expected(self.place, backend)
-            self.num_rounds += 1
-            self.violations += wrong
-            if not wanted.sha256:
-                continue
-            self._kill(backend, wanted, num_kills)
-            self._fault(backend, wanted, num_faults)
+        with suppress(KeyboardInterrupt):  # Ctrl-C: what there is so far
+            for backend, num_kills, num_faults in self._shares():
+                if num_kills + num_faults:
+                    self._play(backend, num_kills, num_faults)
         settings = {k: v for k, v in vars(self.arguments).items() if k != "json"}
         seconds = time.monotonic() - self._start
         return Report(settings, self.killed, self.faulted, self.num_rounds, seconds, self.violations)
+
+    def _play(self, backend: str, num_kills: int, num_faults: int) -> None:
+        wanted, wrong = expected(self.place, backend)
+        self.num_rounds += 1
+        self.violations += wrong
+        if wanted.sha256:
+            self._kill(backend, wanted, num_kills)
+            self._fault(backend, wanted, num_faults)
 
     def _shares(self) -> list[tuple[str, int, int]]:
         a = self.arguments
