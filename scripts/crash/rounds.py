@@ -45,6 +45,7 @@ class Killed:
     name: str
     time: float
     is_driver: bool
+    is_at_step: bool
     lost_s: float = 0.0
     num_lost: int = 0
     """Videos that were begun before and are begun again after."""
@@ -163,8 +164,10 @@ class Round:
             time.sleep(POLL_S)
         if not flag.exists():
             return None
-        made = [e for e in events.read(events_of(self.output)) if e.kind == "kill"]
-        return Killed(self.backend, planned.name, made[-1].time, is_driver=made[-1].pid == run.process.pid)
+        num_before = sum(killed.is_at_step for killed in self.outcome.killed)
+        while len(made := list(self._events("kill"))) <= num_before:  # the flag is made first
+            time.sleep(POLL_S)
+        return Killed(self.backend, planned.name, made[-1].time, made[-1].pid == run.process.pid, True)
 
     def _external(self, run: Run, planned: Planned) -> Killed | None:
         """Kill a target at a random moment; None where the run ends before."""
@@ -185,7 +188,7 @@ class Round:
             target.kill()
         except psutil.Error:
             return None
-        return Killed(self.backend, planned.name, time.time(), is_driver=planned.target == DRIVER)
+        return Killed(self.backend, planned.name, time.time(), planned.target == DRIVER, False)
 
     def _judge(self) -> None:
         """Ask the oracle about the finished folder."""
