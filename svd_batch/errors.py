@@ -11,8 +11,17 @@ from __future__ import annotations
 
 import errno
 
-STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""What a full, read-only or forbidden disk answers: no defect of ours, so it is told in one sentence."""
+STORAGE_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+}
+"""What a full, read-only, forbidden, broken or vanished disk answers: no defect of ours, so one sentence tells it."""
 
 
 class SvdBatchError(Exception):

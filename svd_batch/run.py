@@ -19,7 +19,7 @@ from typing import Any
 import svd_batch
 from svd_batch import checkpoint, dataset, logger
 from svd_batch.access import printable
-from svd_batch.backends import LoadSettings, make_backend
+from svd_batch.backends import LoadSettings, make_backend, remove_leftovers
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
 from svd_batch.job import Job, cautions, describe, prepare, unreadable, up_to_date
@@ -28,7 +28,7 @@ from svd_batch.logger import RunLog
 from svd_batch.metrics import METRICS
 from svd_batch.plan import heaviest_cell, split_units
 from svd_batch.records import FailureRecord
-from svd_batch.recover import writing
+from svd_batch.recover import recover, writing
 from svd_batch.stages import GenerateSettings
 
 FINISHED, TOO_MANY_FAILED, INTERRUPTED = 0, 3, 130
@@ -69,6 +69,7 @@ def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None
 
     Raises: UserError before anything is generated.
     """
+    remove_leftovers()  # also where nothing is to do, as after a run that was killed behind its last video
     if job.plan.num_todo:
         for image, reason in unreadable(job, job.config.check_images):
             console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
@@ -227,6 +228,7 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, interr
     from svd_batch.report import write_report
 
     store = job.store
+    recover(store)  # Ray starts a killed actor again, and what it was writing lies about
     num_rows, num_images = dataset.compact(store)
     dataset.write_card(store, job.config.model, job.revision, num_rows, num_images)
     report = write_report(store.root)

@@ -25,7 +25,7 @@ import svd_batch
 from svd_batch import checkpoint, ids, video
 from svd_batch.access import ACCESS, Access
 from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
-from svd_batch.errors import ItemError
+from svd_batch.errors import STORAGE_ERRNOS, ItemError
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
 from svd_batch.metrics import METRICS, Clip, Embeddings, measure, use_one_thread
 from svd_batch.quality import approximations, quality_of
@@ -84,6 +84,7 @@ class Embedded:
 
 Result = VideoRecord | FailureRecord
 
+TRIAL_BYTES = 2**20
 MAX_WRITING = 4
 """Videos that may wait to be written while others are denoised."""
 
@@ -295,8 +296,25 @@ class Committer:
             self.store.clear_failure(loaded.unit.image.image_id)
         except Exception as error:  # the per-item boundary
             temporary.unlink(missing_ok=True)
+            self._check_disk(error)
             return self.fail(_failure(loaded.unit, planned, "write", error))
         return record
+
+    def _check_disk(self, error: Exception) -> None:
+        """Raise OSError where it is the disk that fails: every further video would be made for nothing.
+
+        ffmpeg tells only that it has failed, so the disk is tried out then.
+        """
+        if not isinstance(error, OSError):
+            return
+        if error.errno in STORAGE_ERRNOS:
+            raise error
+        trial = self.store.temporary("trial")
+        try:
+            trial.write_bytes(bytes(TRIAL_BYTES))
+            flush(trial)
+        finally:
+            trial.unlink(missing_ok=True)
 
     def _measured(
         self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded

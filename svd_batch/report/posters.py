@@ -47,7 +47,8 @@ def _has_poster(store: Store, file_name: str) -> bool:
         if data is None:
             return False
         poster.parent.mkdir(parents=True, exist_ok=True)
-        temporary = poster.with_name(f".{poster.name}.{os.getpid()}")
+        temporary = store.temporary("jpg")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.replace(poster)
     except OSError:  # a folder that can't be written to: the page does without
