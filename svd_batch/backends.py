@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import numpy as np
 from svd_batch import checkpoint
 from svd_batch.access import ACCESS, Access
 from svd_batch.config import BackendConfig, Fit
-from svd_batch.errors import STORAGE_ERRNOS, SvdBatchError, UserError
+from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
 from svd_batch.records import (
     FailureRecord,
     VideoRecord,
@@ -31,6 +32,7 @@ from svd_batch.records import (
     unit_from_json,
 )
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
+from svd_batch.stopping import leave_behind
 
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
@@ -76,6 +78,9 @@ class Backend(Protocol):
     def stop(self, logs: Path) -> None:
         """End everything that `start` began and copy logs to `logs`."""
 
+    def drop(self) -> None:
+        """Do what little can be done when the process ends at once."""
+
 
 class SerialBackend:
     """One process, one pipeline, no Ray."""
@@ -96,7 +101,7 @@ class SerialBackend:
         if self.stage is not None and _same_pipeline(self.stage.settings) != _same_pipeline(settings):
             self.stage.close()
             self.stage = None
-        self.stage = self.stage or Generate(settings)  # a second run goes on with the same pipeline
+        self.stage = self.stage or _loaded_stage(settings)  # a second run goes on with the same pipeline
         _say_all(say, self.stage.take_notes())
         for unit in units:
             for result in self.stage(load_image(unit, load.height, load.width, load.fit, load.access)):
@@ -104,10 +109,22 @@ class SerialBackend:
                 yield result
 
     def stop(self, logs: Path) -> None:
-        """Wait for the video in the making, or the tables would be written without it."""
+        """Wait for the video in the making, or the tables would be written without it; drop it where it takes long."""
         if self.stage is not None:
-            self.stage.close()
+            if not self.stage.close():
+                leave_behind()
             self.stage = None
+
+    def drop(self) -> None:
+        """Do nothing: threads end with the process."""
+
+
+def _loaded_stage(settings: GenerateSettings) -> Generate:
+    try:
+        return Generate(settings)
+    except KeyboardInterrupt:
+        leave_behind()  # the thread that loads the model
+        raise
 
 
 def _same_pipeline(settings: GenerateSettings) -> GenerateSettings:
@@ -194,6 +211,7 @@ class RayBackend:
         context.enable_progress_bars = self.verbose
         context.execution_no_progress_timeout_s = -1  # one video may take longer than Ray's half an hour on a CPU
         context.raise_original_map_exception = True
+        context.max_errored_blocks = 0  # it would drop whole blocks; items that fail are rows
         generate = replace(generate, torch_threads=self._torch_threads(), memory_share=self._memory_share())
         self._prepare_nodes(generate)
         low, high = self.num_actors
@@ -266,6 +284,11 @@ class RayBackend:
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary = None
 
+    def drop(self) -> None:
+        """Remove the temporary folder; Ray's processes die with the one that started them."""
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
 
 def _remove_links(folder: Path) -> None:
     """Remove symlinks at and below a folder of logs, so that nothing is copied through them."""
@@ -320,9 +343,13 @@ class RayGenerate:
         import pyarrow as pa
 
         for row in batch.to_pylist():
-            for result in self.stage(_loaded_from_row(row)):
-                notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
-                yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)], "notes": notes})
+            try:
+                for result in self.stage(_loaded_from_row(row)):
+                    notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
+                    yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)], "notes": notes})
+            except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
+                print(error, file=sys.stderr, flush=True)
+                os._exit(1)
 
 
 def _result_from_row(row: dict[str, Any]) -> Result:

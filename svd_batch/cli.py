@@ -7,21 +7,24 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import svd_batch
 from svd_batch.access import printable
-from svd_batch.errors import STORAGE_ERRNOS, UserError
+from svd_batch.errors import STORAGE_ERRNOS, ProcessError, UserError
+from svd_batch.stopping import INTERRUPTED, at_once, end_if_stuck
 
 if TYPE_CHECKING:
     from svd_batch.config import Config
 
 PROGRAM = "svd-batch"
-USAGE_ERROR, PROBLEMS_FOUND, INTERRUPTED = 2, 1, 130
+PROBLEMS_FOUND, USAGE_ERROR, PROCESS_ERROR = 1, 2, 4
 _MAILABLE_BYTES = 18_000_000
 """Base64 in a mail makes a third more of it."""
 
@@ -44,7 +47,8 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
 Each has its own --help. `svd-batch --version` prints the version.
 
 Exit codes: 0 finished; 1 verify or score found problems; 2 usage or configuration error;
-3 finished, but more pictures failed than max_failed_fraction allows; 130 interrupted, resumable.
+3 more pictures failed than max_failed_fraction allows; 4 the process can't go on, as after a CUDA error: the same
+command goes on in a new one; 130 interrupted, resumable.
 """
 
 JOB_HELP = """usage: svd-batch {verb} [KEY=VALUE ...] [+sweep=NAME] [--cfg job | --info | --multirun | --config-dir DIR]
@@ -133,14 +137,18 @@ def group_options() -> dict[str, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    code = _code(list(sys.argv[1:] if argv is None else argv))
+    end_if_stuck(code)
+    return code
+
+
+def _code(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else threads that wait take the cores of those that work
     try:
         return _dispatch(arguments)
-    except UserError as error:
+    except (UserError, ProcessError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        return USAGE_ERROR
+        return USAGE_ERROR if isinstance(error, UserError) else PROCESS_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -151,7 +159,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in STORAGE_ERRNOS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; what is finished is kept", file=sys.stderr)
+        print(
+            f"error: {where}{error.strerror}; what is finished is kept, and the same command goes on once that is "
+            "mended",
+            file=sys.stderr,
+        )
         return USAGE_ERROR
 
 
@@ -254,7 +266,10 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, argv
     try:
-        with tempfile.TemporaryDirectory(prefix="svdb-hydra-") as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix=f"svdb-{os.getpid()}-hydra-") as folder,
+            at_once(partial(shutil.rmtree, folder, ignore_errors=True)),
+        ):
             if {"-m", "--multirun"} & set(argv):
                 sys.argv = [*argv, f"hydra.sweep.dir={folder}"]  # a multirun.yaml is written there, whatever conf/ says
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
