@@ -259,8 +259,8 @@ class Tally:
     def add(self, result: Result) -> None:
         """Count a result.
 
-        Raises: TooManyFailedError, once ENOUGH pictures were tried, when all of them failed, or when more failed in this run
-        than max_failed_fraction allows of all pictures.
+        Raises: TooManyFailedError, once ENOUGH pictures were tried, when all of them failed, or when more failed in
+        this run than max_failed_fraction allows of all pictures.
         """
         self._num_results += 1
         if isinstance(result, VideoRecord):
