@@ -332,8 +332,9 @@ class Generate:
             self.engine.cancel()
         is_idle = not wait(self._jobs, PATIENCE_S).not_done
         is_idle = is_idle and not wait(self._writing, PATIENCE_S).not_done
-        for thread in (self._denoiser, self._writer):
-            thread.shutdown(wait=is_idle)
+        if is_idle:
+            for thread in (self._denoiser, self._writer):
+                thread.shutdown()
         return is_idle
 
 

@@ -130,6 +130,47 @@ def test_an_actor_of_a_pool_of_varying_size_killed_in_the_middle_of_a_unit_loses
     assert Store(tmp_path / "out").done_ids() == set(planned)
 
 
+def test_an_error_that_condemns_an_actor_replaces_it_and_one_that_dies_of_an_item_sets_it_aside(
+    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = str(Path(__file__).parent)
+
+    class Faulty(RayGenerate):
+        """Its engine is the stub; defined here so that it travels by value."""
+
+        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
+            import sys
+
+            from svd_batch import stages
+
+            sys.path.insert(0, tests)
+            from stub_engine import StubEngine
+
+            once = Path(settings.output) / "once"
+
+            def act(cell: SweepCell) -> None:
+                if cell.motion_bucket_id == 11:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if cell.motion_bucket_id == 12 and not once.exists():
+                    once.touch()
+                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+            stages._make_engine = lambda settings: StubEngine(act)  # type: ignore[assignment, return-value]
+            super().__init__(settings, hide_gpus=hide_gpus)
+
+    monkeypatch.setattr(backends, "RayGenerate", Faulty)
+    start(ray_backend, BackendConfig())
+    units = make_units(pets, 3, steps=1)[:1]
+    units = (replace(units[0], videos=tuple(v for unit in make_units(pets, 3, steps=1)[:3] for v in unit.videos)),)
+    results = list(ray_backend.run(units, LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+    outcomes = {r.video_id: r for r in results}
+    assert len(outcomes) == len(results) == len(units[0].videos)
+    failures = [r for r in results if not isinstance(r, VideoRecord)]
+    killers = [v.video_id for v in units[0].videos if v.cell.motion_bucket_id == 11]
+    assert [(f.video_id, f.error_type, f.attempts) for f in failures] == [(id_, "ProcessDied", 3) for id_ in killers]
+    assert (tmp_path / "out/once").exists()
+
+
 def test_a_second_serial_run_of_other_cells_goes_on_with_the_same_pipeline(
     tmp_path: Path, tiny_checkpoint: Path, pets: Path
 ) -> None:
