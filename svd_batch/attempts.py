@@ -7,11 +7,14 @@ a failure. What a process leaves behind it has died on. docs/durability.md has t
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from svd_batch.store import Store
+from svd_batch.errors import UserError
+from svd_batch.owner import is_alive
+from svd_batch.store import Store, owner_of
 
 MAX_ATTEMPTS = 3
 """Processes that an item may cost."""
@@ -93,3 +96,26 @@ class AttemptLog:
         if not self.folder.is_dir() and self.store.temporary_dir.is_dir():  # a folder of an earlier version
             self.folder.mkdir(exist_ok=True)
         path.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
+
+
+@contextmanager
+def loading(store: Store) -> Iterator[None]:
+    """Count this process among those that load the model, for as long as it does.
+
+    Ray replaces a process that dies without end; where it dies of the model that would go on for ever.
+
+    Raises: UserError where MAX_ATTEMPTS processes of this machine have died of it in this run.
+    """
+    owners = [owner_of(path) for path in store.temporary_dir.glob("*.loading")]
+    died = [owner for owner in owners if owner is not None and is_alive(owner) is False]
+    if len(died) >= MAX_ATTEMPTS:
+        raise UserError(
+            f"model: {len(died)} processes ended while they loaded it (crash, kill or out of host memory); give "
+            "fewer backend.num_actors, a machine with more memory, or look into OUTPUT/.svd_batch/logs"
+        )
+    path = store.temporary("loading")
+    path.touch()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from svd_batch import checkpoint
 from svd_batch.access import ACCESS, Access
+from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
 from svd_batch.records import (
@@ -33,6 +34,7 @@ from svd_batch.records import (
 )
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
 from svd_batch.stopping import leave_behind
+from svd_batch.store import Store
 
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
@@ -336,7 +338,8 @@ class RayGenerate:
         if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
-        self.stage = Generate(settings)
+        with loading(Store(Path(settings.output))):
+            self.stage = Generate(settings)
 
     def __call__(self, batch: Any) -> Iterator[Any]:
         """Yield one table a result."""

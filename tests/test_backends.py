@@ -160,8 +160,9 @@ def test_an_error_that_condemns_an_actor_replaces_it_and_one_that_dies_of_an_ite
 
     monkeypatch.setattr(backends, "RayGenerate", Faulty)
     start(ray_backend, BackendConfig())
-    units = make_units(pets, 3, steps=1)[:1]
-    units = (replace(units[0], videos=tuple(v for unit in make_units(pets, 3, steps=1)[:3] for v in unit.videos)),)
+    every = make_units(pets, 3, steps=1)
+    image = every[0].image
+    units = (WorkUnit(image, tuple(video for unit in every if unit.image == image for video in unit.videos)),)
     results = list(ray_backend.run(units, LOAD, settings(tmp_path / "out", Path("/nowhere"))))
     outcomes = {r.video_id: r for r in results}
     assert len(outcomes) == len(results) == len(units[0].videos)
@@ -194,6 +195,22 @@ def test_a_constructor_that_fails_ends_the_run_with_its_own_sentence(
 ) -> None:
     start(ray_backend, BackendConfig())
     with pytest.raises(SvdBatchError, match="model.id: no such folder: /nowhere"):
+        list(ray_backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+
+
+def test_a_constructor_that_dies_ends_the_run_with_a_sentence_and_not_never(
+    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(RayGenerate):
+        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
+            from svd_batch import stages
+
+            stages._make_engine = lambda settings: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+            super().__init__(settings, hide_gpus=hide_gpus)
+
+    monkeypatch.setattr(backends, "RayGenerate", Dying)
+    start(ray_backend, BackendConfig())
+    with pytest.raises(UserError, match="model: 3 processes ended while they loaded it"):
         list(ray_backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", Path("/nowhere"))))
 
 
