@@ -156,7 +156,6 @@ class RayBackend:
         most_asked = (self.config.num_actors or [1, 1])[1]
         options: dict[str, Any] = {"log_to_driver": self.verbose, "logging_level": "info" if self.verbose else "error"}
         if self.config.address is None:
-            remove_leftovers()
             _check_token_folder()
             self.temporary = _make_temporary()
             options |= {
@@ -414,10 +413,11 @@ def _make_temporary() -> Path:
 
 def remove_leftovers() -> None:
     """Remove the temporary folders of our runs whose process is gone."""
-    for folder in Path(_short_temp_folder()).glob("svdb-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    for place in {_short_temp_folder(), tempfile.gettempdir()}:
+        for folder in Path(place).glob("svdb-*-*"):
+            pid = folder.name.split("-")[1]
+            if pid.isdigit() and not _is_alive(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -266,12 +267,11 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, argv
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix=f"svdb-{os.getpid()}-hydra-") as folder,
-            at_once(partial(shutil.rmtree, folder, ignore_errors=True)),
-        ):
-            if {"-m", "--multirun"} & set(argv):
-                sys.argv = [*argv, f"hydra.sweep.dir={folder}"]  # a multirun.yaml is written there, whatever conf/ says
+        with ExitStack() as stack:
+            if {"-m", "--multirun"} & set(argv):  # a multirun.yaml is written there, whatever conf/ says
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"svdb-{os.getpid()}-hydra-"))
+                stack.enter_context(at_once(partial(shutil.rmtree, folder, ignore_errors=True)))
+                sys.argv = [*argv, f"hydra.sweep.dir={folder}"]
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except ValueError as error:  # `task` raises nothing, so this is Hydra's own, of options that don't go together
         raise _one_sentence(error if isinstance(error, UserError) else HydraException(str(error))) from None

@@ -19,7 +19,7 @@ from svd_batch import checkpoint, dataset
 from svd_batch.config import Config, RefineConfig
 from svd_batch.console import Console
 from svd_batch.errors import UserError
-from svd_batch.job import Job, asked_for, describe, prepare, up_to_date
+from svd_batch.job import Job, asked_for, describe, pinned_model, prepare, up_to_date
 from svd_batch.lease import Lease
 from svd_batch.metrics import METRICS, use_one_thread
 from svd_batch.preview import preview
@@ -169,7 +169,7 @@ def _scored(drafts: Job) -> Iterator[tuple[ImageRecord, list[Scored]]]:
     images = {image.image_id: image for image in drafts.manifest.images}
 
     def encoder() -> Encoder:
-        return load_encoder(checkpoint.fetch(config.model), config.model)
+        return load_encoder(checkpoint.fetch(pinned_model(drafts)), config.model)
 
     scorer = Scorer(drafts.store, images, config.fit, config.access(), encoder)
     use_one_thread()

@@ -19,11 +19,11 @@ import svd_batch
 from svd_batch import checkpoint, dataset, logger
 from svd_batch.access import printable, unsecret
 from svd_batch.attempts import AttemptLog
-from svd_batch.backends import LoadSettings, make_backend
+from svd_batch.backends import LoadSettings, make_backend, remove_leftovers
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
 from svd_batch.errors import ProcessError, SvdBatchError, UserError
-from svd_batch.job import Job, cautions, describe, prepare, unreadable, up_to_date
+from svd_batch.job import Job, cautions, describe, pinned_model, prepare, unreadable, up_to_date
 from svd_batch.lease import Lease
 from svd_batch.logger import RunLog
 from svd_batch.metrics import METRICS
@@ -99,11 +99,12 @@ def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None
 
     Raises: UserError before anything is generated.
     """
+    remove_leftovers()  # also where nothing is to do, as after a run that was killed behind its last video
     if job.plan.num_todo:
         for image, reason in unreadable(job, job.config.check_images):
             console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
         if job.config.backend.address is None:  # each node of a cluster fetches for itself
-            checkpoint.fetch(job.config.model)
+            checkpoint.fetch(pinned_model(job))
     for caution in cautions(job):
         console.warn(caution)
     job.store.write_run(_run_json(job, unsecret(command)))
@@ -151,9 +152,7 @@ def _manifests(run: dict[str, Any], files: list[str]) -> list[str]:
 
 def generate_settings(job: Job) -> GenerateSettings:
     """Return what the generating stage is told of the job."""
-    config, model = job.config, job.config.model
-    if checkpoint.local_folder(model) is None:
-        model = dataclasses.replace(model, revision=job.revision)
+    config, model = job.config, pinned_model(job)
     return GenerateSettings(
         output=str(job.store.root.resolve()),
         model=model,
