@@ -33,7 +33,7 @@ from svd_batch.records import (
     unit_from_json,
 )
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
-from svd_batch.stopping import leave_behind
+from svd_batch.stopping import leave_behind, take_again
 from svd_batch.store import Store
 
 LOAD_CPUS = 0.5
@@ -276,6 +276,7 @@ class RayBackend:
             import ray
 
             ray.shutdown()
+            take_again()
             self.started = False
         if self.temporary is not None:
             session = self.temporary / "session_latest"

@@ -50,9 +50,19 @@ def interruptible() -> Iterator[None]:
                 before[number] = signal.signal(number, _on_signal)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         _stop.depth -= 1
+        if _stop.depth == 0:  # the inner ones found whose hands they were to take it from
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def take_again() -> None:
+    """Take the signals anew, where they are ours: Ray's C++ part gives SIGTERM back to the system as it shuts down."""
+    if _stop.depth:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) == _on_signal:
+                with suppress(ValueError):
+                    signal.signal(number, _on_signal)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

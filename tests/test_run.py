@@ -388,7 +388,7 @@ def test_a_second_signal_stops_a_run_on_ray_at_once_and_with_it_all_of_rays_proc
     begun = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.7)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, "Traceback" in err) == (130, False)
     assert begun
