@@ -134,6 +134,17 @@ def test_an_error_that_condemns_the_process_is_a_sentence_with_exit_code_4_and_t
     assert (done(tmp_path), failed(tmp_path)) == ([1, 2, 3], [])
 
 
+def test_attempts_count_over_runs_until_the_item_succeeds(run: Run, tmp_path: Path) -> None:
+    broken = raising(ValueError("no"), 2)
+    for attempts in (1, 2, 3):
+        run("retry_failed=true", act=broken)
+        assert [(f["stage"], f["error_message"], f["attempts"]) for f in failed(tmp_path)] == [
+            ("generate", "no", attempts)
+        ]
+    assert run("retry_failed=true").returncode == 0
+    assert (done(tmp_path), failed(tmp_path)) == ([1, 2, 3], [])
+
+
 # --- too many failures --------------------------------------------------------------------------------------------
 
 
@@ -349,6 +360,16 @@ def test_an_output_that_turns_read_only_stops_the_run_with_a_sentence(
     shutil.rmtree(disk / "out/.svd_batch/lease")  # it could not be given back, and its process lives on: this one
     assert run(f"output={disk / 'out'}").returncode == 0
     assert done(disk) == [1, 2, 3]
+
+
+def test_an_output_on_a_read_only_disk_is_refused_in_a_sentence(run: Run, small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("size=16m")
+    assert run(f"output={disk / 'out'}").returncode == 0
+    small_disk("ro")
+    ended = run(f"output={disk / 'out'}", "num_seeds=2")
+    assert ended.returncode == 2
+    assert "Read-only file system" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_disk_that_vanishes_stops_the_run_with_a_sentence_and_nothing_is_written_in_its_place(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 
@@ -15,8 +14,7 @@ from svd_batch.stopping import interruptible
 def test_sigterm_is_as_ctrl_c_and_whose_it_was_gets_it_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), interruptible():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+        signal.raise_signal(signal.SIGTERM)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
@@ -26,11 +24,10 @@ def test_signals_that_somebody_took_meanwhile_are_taken_anew_and_kept_until_the_
         with interruptible():
             pass
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-            signal.pause()
+            signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_background_job_of_a_shell_goes_on_ignoring_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_background_job_of_a_shell_goes_on_ignoring_ctrl_c() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible():
@@ -54,14 +51,13 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 def test_a_signal_that_a_library_gave_back_to_the_system_is_taken_again() -> None:
     code = (
-        "import ctypes, os, signal\n"
+        "import ctypes, signal\n"
         "from svd_batch.stopping import interruptible, take_again\n"
         "with interruptible():\n"
         "    ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(0))\n"  # SIG_DFL, behind Python's back
         "    take_again()\n"
         "    try:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        signal.pause()\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
         "    except KeyboardInterrupt:\n"
         "        print('ours')\n"
     )
