@@ -15,6 +15,15 @@ MAX_PATH_CHARACTERS = 8192
 
 _URL = re.compile(r"https?://[^/?#\\@\s]+(@[^/?#\\@\s]+)?([/?#]|$)", re.IGNORECASE)
 _URI_IN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#'\"]*@)?([^\s?#'\"<>]*)([?#][^\s'\"<>]*)?")
+_TOKEN = re.compile(
+    r"\b(?:hf_|api_org_|sk-|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AKIA|ASIA)[A-Za-z0-9_-]{8,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"  # a JSON web token
+    r"|(?<=Bearer )[^\s'\",;]+"
+)
+_NAMED_SECRET = re.compile(
+    r"(?i)(\b\w*(?:token|password|passwd|secret|api_?key|access_?key(?:_?id)?|signature|credentials?)[\"']?\s*[=:]\s*[\"']?)"
+    r"(?!null\b|None\b|true\b|false\b)[^\s\"',;&?}\])]+"
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -117,6 +126,11 @@ def short(text: str, limit: int = 80) -> str:
 def shown(text: str) -> str:
     """Return a text whose addresses have neither user, password, query nor fragment: these may hold secrets."""
     return _URI_IN_TEXT.sub(lambda m: f"{m[1]}{m[2]}{'?…' if m[3] else ''}", text) if "://" in text else text
+
+
+def unsecret(text: str) -> str:
+    """Return a text without what may be secret: tokens, values named as passwords or keys, parts of addresses."""
+    return _NAMED_SECRET.sub(r"\1…", _TOKEN.sub("…", shown(text)))
 
 
 def printable(text: str) -> str:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ import numpy as np
 
 from svd_batch import checkpoint
 from svd_batch.access import ACCESS, Access
+from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
-from svd_batch.errors import STORAGE_ERRNOS, SvdBatchError, UserError
+from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
 from svd_batch.records import (
     FailureRecord,
     VideoRecord,
@@ -31,6 +33,8 @@ from svd_batch.records import (
     unit_from_json,
 )
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
+from svd_batch.stopping import leave_behind, take_again
+from svd_batch.store import Store
 
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
@@ -76,6 +80,9 @@ class Backend(Protocol):
     def stop(self, logs: Path) -> None:
         """End everything that `start` began and copy logs to `logs`."""
 
+    def drop(self) -> None:
+        """Do what little can be done when the process ends at once."""
+
 
 class SerialBackend:
     """One process, one pipeline, no Ray."""
@@ -96,7 +103,7 @@ class SerialBackend:
         if self.stage is not None and _same_pipeline(self.stage.settings) != _same_pipeline(settings):
             self.stage.close()
             self.stage = None
-        self.stage = self.stage or Generate(settings)  # a second run goes on with the same pipeline
+        self.stage = self.stage or _loaded_stage(settings)  # a second run goes on with the same pipeline
         _say_all(say, self.stage.take_notes())
         for unit in units:
             for result in self.stage(load_image(unit, load.height, load.width, load.fit, load.access)):
@@ -104,10 +111,22 @@ class SerialBackend:
                 yield result
 
     def stop(self, logs: Path) -> None:
-        """Wait for the video in the making, or the tables would be written without it."""
+        """Wait for the video in the making, or the tables would be written without it; drop it where it takes long."""
         if self.stage is not None:
-            self.stage.close()
+            if not self.stage.close():
+                leave_behind()
             self.stage = None
+
+    def drop(self) -> None:
+        """Do nothing: threads end with the process."""
+
+
+def _loaded_stage(settings: GenerateSettings) -> Generate:
+    try:
+        return Generate(settings)
+    except KeyboardInterrupt:
+        leave_behind()  # the thread that loads the model
+        raise
 
 
 def _same_pipeline(settings: GenerateSettings) -> GenerateSettings:
@@ -193,6 +212,7 @@ class RayBackend:
         context.enable_progress_bars = self.verbose
         context.execution_no_progress_timeout_s = -1  # one video may take longer than Ray's half an hour on a CPU
         context.raise_original_map_exception = True
+        context.max_errored_blocks = 0  # it would drop whole blocks; items that fail are rows
         generate = replace(generate, torch_threads=self._torch_threads(), memory_share=self._memory_share())
         self._prepare_nodes(generate)
         low, high = self.num_actors
@@ -256,6 +276,7 @@ class RayBackend:
             import ray
 
             ray.shutdown()
+            take_again()
             self.started = False
         if self.temporary is not None:
             session = self.temporary / "session_latest"
@@ -264,6 +285,11 @@ class RayBackend:
                 shutil.copytree(session / "logs", logs / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary = None
+
+    def drop(self) -> None:
+        """Remove the temporary folder; Ray's processes die with the one that started them."""
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def _remove_links(folder: Path) -> None:
@@ -312,16 +338,21 @@ class RayGenerate:
         if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
-        self.stage = Generate(settings)
+        with loading(Store(Path(settings.output))):
+            self.stage = Generate(settings)
 
     def __call__(self, batch: Any) -> Iterator[Any]:
         """Yield one table a result."""
         import pyarrow as pa
 
         for row in batch.to_pylist():
-            for result in self.stage(_loaded_from_row(row)):
-                notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
-                yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)], "notes": notes})
+            try:
+                for result in self.stage(_loaded_from_row(row)):
+                    notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
+                    yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)], "notes": notes})
+            except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
+                print(error, file=sys.stderr, flush=True)
+                os._exit(1)
 
 
 def _result_from_row(row: dict[str, Any]) -> Result:

@@ -7,22 +7,25 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import svd_batch
 from svd_batch.access import printable
-from svd_batch.errors import STORAGE_ERRNOS, UserError
+from svd_batch.errors import STORAGE_ERRNOS, ProcessError, UserError
+from svd_batch.stopping import INTERRUPTED, at_once, end_if_stuck
 
 if TYPE_CHECKING:
     from svd_batch.config import Config
 
 PROGRAM = "svd-batch"
-USAGE_ERROR, PROBLEMS_FOUND, INTERRUPTED = 2, 1, 130
+PROBLEMS_FOUND, USAGE_ERROR, PROCESS_ERROR = 1, 2, 4
 _MAILABLE_BYTES = 18_000_000
 """Base64 in a mail makes a third more of it."""
 
@@ -45,7 +48,8 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
 Each has its own --help. `svd-batch --version` prints the version.
 
 Exit codes: 0 finished; 1 verify or score found problems; 2 usage or configuration error;
-3 finished, but more pictures failed than max_failed_fraction allows; 130 interrupted, resumable.
+3 more pictures failed than max_failed_fraction allows; 4 the process can't go on, as after a CUDA error: the same
+command goes on in a new one; 130 interrupted, resumable.
 """
 
 JOB_HELP = """usage: svd-batch {verb} [KEY=VALUE ...] [+sweep=NAME] [--cfg job | --info | --multirun | --config-dir DIR]
@@ -134,14 +138,18 @@ def group_options() -> dict[str, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    code = _code(list(sys.argv[1:] if argv is None else argv))
+    end_if_stuck(code)
+    return code
+
+
+def _code(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else threads that wait take the cores of those that work
     try:
         return _dispatch(arguments)
-    except UserError as error:
+    except (UserError, ProcessError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        return USAGE_ERROR
+        return USAGE_ERROR if isinstance(error, UserError) else PROCESS_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -152,7 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in STORAGE_ERRNOS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; what is finished is kept", file=sys.stderr)
+        print(
+            f"error: {where}{error.strerror}; what is finished is kept, and the same command goes on once that is "
+            "mended",
+            file=sys.stderr,
+        )
         return USAGE_ERROR
 
 
@@ -258,6 +270,7 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
         with ExitStack() as stack:
             if {"-m", "--multirun"} & set(argv):  # a multirun.yaml is written there, whatever conf/ says
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"svdb-{os.getpid()}-hydra-"))
+                stack.enter_context(at_once(partial(shutil.rmtree, folder, ignore_errors=True)))
                 sys.argv = [*argv, f"hydra.sweep.dir={folder}"]
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except ValueError as error:  # `task` raises nothing, so this is Hydra's own, of options that don't go together

@@ -484,7 +484,9 @@ class Config:
     check_images: CheckImages = CheckImages.sample
     """Pictures opened before the start: none, sample (up to 64) or all."""
     max_failed_fraction: float = 0.5
-    """Exit code 3 when more than this fraction of the images has a failure."""
+    """Exit code 3 when more than this fraction of the images has a failure; stops early once that is sure. 1 never."""
+    item_timeout_s: float | None = None
+    """Seconds that a video may take to generate, asked after each step; then it is a failure. None is no limit."""
     reproducible: bool = False
     """Fix threads, batch and GPU algorithms: the same pixels to the bit for any number of actors and in any order."""
     price_per_gpu_hour: Any = None
@@ -510,6 +512,8 @@ class Config:
         _check_int("seed", self.seed, 0, 2**63 - 1)
         _check_int("num_seeds", self.num_seeds, 1, 100_000)
         _check_float("max_failed_fraction", self.max_failed_fraction, 0, 1)
+        if self.item_timeout_s is not None:
+            _check_float("item_timeout_s", self.item_timeout_s, 0.001, 1e6)
         if self.seeds is not None:
             self.seeds = _seed_list(self.seeds)
             if self.num_seeds != 1:

@@ -2,7 +2,10 @@
 
     SvdBatchError
     ├── UserError (also a ValueError)   usage, configuration or input: one clear sentence, exit code 2
+    ├── ProcessError                    this process can't go on, a new one can: one sentence, exit code 4
+    ├── StoppingError                   the run is being stopped: what was in the making is dropped
     └── ItemError                       one picture or video failed: becomes a row in failures.parquet
+        └── ItemTimeoutError            it took longer than item_timeout_s
 
 Everything else that escapes is a defect of ours and keeps its traceback.
 """
@@ -12,16 +15,31 @@ from __future__ import annotations
 import errno
 
 STORAGE_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENOTCONN,
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO),
 }
 """What a full, read-only, forbidden, broken or vanished disk answers: no defect of ours, so one sentence tells it."""
+
+_STICKING = (
+    "CUDA error: an illegal memory access",
+    "CUDA error: device-side assert",
+    "CUDA error: unspecified launch failure",
+    "CUDA error: misaligned address",
+    "CUDA error: an illegal instruction",
+    "CUDA error: invalid program counter",
+    "CUDA error: hardware stack error",
+    "CUDA error: the launch timed out",
+    "CUDA error: unknown error",
+    "uncorrectable ECC error",
+)
+"""After these every further CUDA call of the process fails.
+
+Source: https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html ("the process must be terminated")
+"""
+
+_PASSING = ("out of memory", "invalid argument", "invalid configuration argument", "no kernel image")
+"""torch.AcceleratorErrors that leave the process as it was."""
 
 
 class SvdBatchError(Exception):
@@ -32,5 +50,27 @@ class UserError(SvdBatchError, ValueError):
     """A wrong setting or input that the user can mend; the message names the field, the value and what is accepted."""
 
 
+class ProcessError(SvdBatchError):
+    """This process can't go on, through no fault of the user's; the same command goes on in a new one."""
+
+
+class StoppingError(SvdBatchError):
+    """The run is being stopped."""
+
+
 class ItemError(SvdBatchError):
     """One item can't be processed; the run goes on without it."""
+
+
+class ItemTimeoutError(ItemError):
+    """One item took too long."""
+
+
+def condemns(error: BaseException) -> bool:
+    """Return whether an error tells that nothing later in this process can be trusted: it must be replaced."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    if type(error).__name__ == "AcceleratorError":  # torch's, which isn't imported here
+        return not any(words in text for words in _PASSING)
+    return isinstance(error, RuntimeError) and any(words in text for words in _STICKING)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from svd_batch.access import ACCESS, Access, check_address, is_inside, outside, printable, short, shown
+from svd_batch.access import ACCESS, Access, check_address, is_inside, outside, printable, short, unsecret
 from svd_batch.config import Fit
 from svd_batch.errors import ItemError
 from svd_batch.records import ImageRecord
@@ -240,8 +240,8 @@ def _reason(image: ImageRecord, access: Access) -> str:
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an error's message on one line, shortened to `limit` characters; its type where there is no message.
 
-    Without control characters, bytes, and what in addresses may be secret.
+    Without control characters, bytes, tokens, and what in addresses may be secret.
     """
-    text = _BYTES.sub("bytes", shown(" ".join(str(error).split()))) or type(error).__name__
+    text = _BYTES.sub("bytes", unsecret(" ".join(str(error).split()))) or type(error).__name__
     text = printable(text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

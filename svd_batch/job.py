@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from svd_batch import checkpoint, ids
-from svd_batch.config import CheckImages, Config, folder_settings, pixel_settings
+from svd_batch.config import CheckImages, Config, ModelConfig, folder_settings, pixel_settings
 from svd_batch.errors import UserError
 from svd_batch.images import check_readable
 from svd_batch.manifest import Manifest, bundled_manifest, read_manifest
@@ -102,6 +102,12 @@ def manifest_specs(config: Config) -> list[str]:
 
 def _recorded_sha256(store: Store) -> dict[str, str]:
     return {r.image_id: r.image_sha256 for r in store.records()}
+
+
+def pinned_model(job: Job) -> ModelConfig:
+    """Return the job's model with the hub's commit as its revision: a branch may move while the job runs."""
+    model = job.config.model
+    return model if checkpoint.local_folder(model) is not None else replace(model, revision=job.revision)
 
 
 def check_same_settings(store: Store, settings: dict[str, Any]) -> None:

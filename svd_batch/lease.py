@@ -77,6 +77,11 @@ class Lease:
         if kind is KeyboardInterrupt:  # it was the lost lease that interrupted
             self.check()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another may write by now."""
+        return bool(self._lost)
+
     def check(self) -> None:
         """Raise UserError where the lease was lost."""
         if self._lost:

@@ -6,15 +6,11 @@ from collections.abc import Iterator
 from statistics import median
 
 from svd_batch.access import printable
-from svd_batch.config import CheckImages, Codec
+from svd_batch.config import CheckImages
 from svd_batch.console import duration, size
 from svd_batch.job import SAMPLE_IMAGES, UNRESOLVED, Job, describe, unreadable
 from svd_batch.outlook import outlook
-
-BYTES_PER_PIXEL = {Codec.h264: 0.06, Codec.gif: 1.0, Codec.webp: 0.07, Codec.ffv1: 1.5}
-"""Rough file bytes per pixel and frame at the default quality, used until OUTPUT has videos to measure."""
-
-_MEASURED = 1000
+from svd_batch.room import room_for, some_records
 
 
 def preview(job: Job) -> Iterator[str]:
@@ -37,16 +33,12 @@ def preview(job: Job) -> Iterator[str]:
 
 
 def _cost(job: Job) -> Iterator[str]:
-    plan, model = job.plan, job.config.model
-    measured = [record for record, _ in zip(job.store.records(), range(_MEASURED), strict=False)]
-    if measured:
-        each = sum(r.num_bytes for r in measured) / len(measured)
-        source = f"measured on {len(measured)} videos there"
-    else:
-        pixels = model.num_frames * model.height * model.width
-        each = BYTES_PER_PIXEL[job.config.video.codec] * pixels
-        source = "a rough estimate: nothing is made yet"
-    yield f"disk:         {size(each * plan.num_todo)} more ({source})"
+    plan = job.plan
+    measured = some_records(job)
+    room = room_for(job, measured)
+    yield f"disk:         {size(room.needed_bytes)} more ({room.source}), {size(room.free_bytes)} free"
+    if room.is_too_little:
+        yield f"note:         {room.refusal()}"
     if measured:
         seconds = median(r.generate_s for r in measured)
         yield (

@@ -19,15 +19,17 @@ from svd_batch import checkpoint, dataset
 from svd_batch.config import Config, RefineConfig
 from svd_batch.console import Console
 from svd_batch.errors import UserError
-from svd_batch.job import Job, asked_for, describe, prepare, up_to_date
+from svd_batch.job import Job, asked_for, describe, pinned_model, prepare, up_to_date
 from svd_batch.lease import Lease
 from svd_batch.metrics import METRICS, use_one_thread
 from svd_batch.preview import preview
 from svd_batch.quality import in_quality
 from svd_batch.records import SCORE_COLUMNS, ImageRecord, PlannedVideo, SweepCell
 from svd_batch.recover import writing
-from svd_batch.run import Generation, begin, check_device, finish
+from svd_batch.room import check_room
+from svd_batch.run import Generation, begin, check_device, ending, finish
 from svd_batch.score import Encoder, Scorer, load_encoder
+from svd_batch.stopping import interruptible
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,13 @@ def refine(config: Config, console: Console, *, config_yaml: str = "", command: 
 
     Raises: UserError before anything is generated; when a draft's file is damaged, after the drafts are made.
     """
-    grid = prepare(config)
-    check_device(drafts_of(grid))
-    with writing(grid.store, console) as lease:
-        return _refine(up_to_date(grid), console, lease, config_yaml=config_yaml, command=command)
+    with interruptible():
+        grid = prepare(config)
+        drafts = drafts_of(grid)
+        check_device(drafts)
+        check_room(drafts, console)
+        with writing(grid.store, console) as lease:
+            return _refine(up_to_date(grid), console, lease, config_yaml=config_yaml, command=command)
 
 
 def _refine(grid: Job, console: Console, lease: Lease, *, config_yaml: str, command: str) -> int:
@@ -55,17 +60,13 @@ def _refine(grid: Job, console: Console, lease: Lease, *, config_yaml: str, comm
     finals = None if drafts.plan.num_todo else _finals(grid, drafts, console)
     begin(finals or drafts, console, config_yaml=config_yaml, command=command)
     start, num_asked = time.monotonic(), drafts.plan.num_todo
-    interrupted = False
-    try:
-        with Generation(grid, console, lease) as generate:
-            generate(drafts)
-            finals = finals or _finals(grid, drafts, generate.console)
-            num_asked += finals.plan.num_todo
-            generate(finals)
-    except KeyboardInterrupt:
-        interrupted = True
+    with ending() as end, Generation(grid, console, lease) as generate:
+        generate(drafts)
+        finals = finals or _finals(grid, drafts, generate.console)
+        num_asked += finals.plan.num_todo
+        generate(finals)
     lease.check()
-    return finish(grid, console, time.monotonic() - start, num_asked=num_asked, interrupted=interrupted)
+    return finish(grid, console, time.monotonic() - start, num_asked=num_asked, end=end)
 
 
 def plan_lines(grid: Job) -> Iterator[str]:
@@ -168,7 +169,7 @@ def _scored(drafts: Job) -> Iterator[tuple[ImageRecord, list[Scored]]]:
     images = {image.image_id: image for image in drafts.manifest.images}
 
     def encoder() -> Encoder:
-        return load_encoder(checkpoint.fetch(config.model), config.model)
+        return load_encoder(checkpoint.fetch(pinned_model(drafts)), config.model)
 
     scorer = Scorer(drafts.store, images, config.fit, config.access(), encoder)
     use_one_thread()

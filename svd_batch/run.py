@@ -6,62 +6,92 @@ import dataclasses
 import math
 import platform
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import svd_batch
 from svd_batch import checkpoint, dataset, logger
-from svd_batch.access import printable
+from svd_batch.access import printable, unsecret
+from svd_batch.attempts import AttemptLog
 from svd_batch.backends import LoadSettings, make_backend, remove_leftovers
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
-from svd_batch.job import Job, cautions, describe, prepare, unreadable, up_to_date
+from svd_batch.errors import ProcessError, SvdBatchError, UserError
+from svd_batch.job import Job, cautions, describe, pinned_model, prepare, unreadable, up_to_date
 from svd_batch.lease import Lease
 from svd_batch.logger import RunLog
 from svd_batch.metrics import METRICS
 from svd_batch.plan import heaviest_cell, split_units
-from svd_batch.records import FailureRecord
+from svd_batch.records import FailureRecord, VideoRecord
 from svd_batch.recover import recover, writing
-from svd_batch.stages import GenerateSettings
+from svd_batch.room import check_room
+from svd_batch.stages import GenerateSettings, Result
+from svd_batch.stopping import INTERRUPTED, at_once, interruptible
 
-FINISHED, TOO_MANY_FAILED, INTERRUPTED = 0, 3, 130
+FINISHED, TOO_MANY_FAILED = 0, 3
+
+ENOUGH = 20
+"""Pictures that must have been tried before a run is stopped for those that fail."""
 
 
 def run(config: Config, console: Console, *, config_yaml: str = "", command: str = "") -> int:
     """Do the job and return the exit code: 0 finished, 3 too many images failed, 130 interrupted.
 
-    Raises: UserError before anything is generated.
+    Raises: UserError before anything is generated; ProcessError when the same command must go on in a new process.
     """
     logger.check(config.logger)
-    job = prepare(config)
-    check_device(job)
-    with writing(job.store, console) as lease:
-        return _run(up_to_date(job), console, lease, config_yaml=config_yaml, command=command)
+    with interruptible():
+        job = prepare(config)
+        check_device(job)
+        check_room(job, console)
+        with writing(job.store, console) as lease:
+            return _run(up_to_date(job), console, lease, config_yaml=config_yaml, command=command)
 
 
 def _run(job: Job, console: Console, lease: Lease, *, config_yaml: str, command: str) -> int:
     console.say(describe(job))
     begin(job, console, config_yaml=config_yaml, command=command)
     start = time.monotonic()
-    interrupted = False
     with logger.logging(job, console) as log:
-        try:
-            with Generation(job, console, lease, log) as generate:
-                generate(job)
-        except KeyboardInterrupt:
-            interrupted = True
+        with ending() as end, Generation(job, console, lease, log) as generate:
+            generate(job)
         lease.check()
-        log.exit_code = finish(
-            job, console, time.monotonic() - start, num_asked=job.plan.num_todo, interrupted=interrupted
-        )
+        log.exit_code = finish(job, console, time.monotonic() - start, num_asked=job.plan.num_todo, end=end)
     return log.exit_code
+
+
+class TooManyFailedError(SvdBatchError):
+    """More pictures fail than max_failed_fraction allows, and that won't change."""
+
+
+@dataclass
+class End:
+    """How the generating ended: by itself where nothing is set."""
+
+    interrupted: bool = False
+    stopped: str = ""
+    """Why it was stopped before its end."""
+    error: ProcessError | None = None
+
+
+@contextmanager
+def ending() -> Iterator[End]:
+    """Yield what tells afterwards how the generating ended; after each of these ends there are tables to write."""
+    end = End()
+    try:
+        yield end
+    except KeyboardInterrupt:
+        end.interrupted = True
+    except TooManyFailedError as error:
+        end.stopped = str(error)
+    except ProcessError as error:
+        end.error = error
 
 
 def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None:
@@ -74,12 +104,14 @@ def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None
         for image, reason in unreadable(job, job.config.check_images):
             console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
         if job.config.backend.address is None:  # each node of a cluster fetches for itself
-            checkpoint.fetch(job.config.model)
+            checkpoint.fetch(pinned_model(job))
     for caution in cautions(job):
         console.warn(caution)
-    job.store.write_run(_run_json(job, command))
+    job.store.write_run(_run_json(job, unsecret(command)))
     if config_yaml:
-        job.store.write_config(config_yaml)
+        job.store.write_config(unsecret(config_yaml))
+    if job.config.retry_failed:
+        AttemptLog(job.store).renew()
     dataset.save_images(job.store, job.manifest.carried)
 
 
@@ -97,7 +129,7 @@ def check_device(job: Job) -> None:
 def _run_json(job: Job, command: str) -> dict[str, Any]:
     run = job.store.read_run()
     entry = {
-        "command": command or shlex.join(sys.argv),
+        "command": command or unsecret(shlex.join(sys.argv)),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "num_todo": job.plan.num_todo,
@@ -120,9 +152,7 @@ def _manifests(run: dict[str, Any], files: list[str]) -> list[str]:
 
 def generate_settings(job: Job) -> GenerateSettings:
     """Return what the generating stage is told of the job."""
-    config, model = job.config, job.config.model
-    if checkpoint.local_folder(model) is None:
-        model = dataclasses.replace(model, revision=job.revision)
+    config, model = job.config, pinned_model(job)
     return GenerateSettings(
         output=str(job.store.root.resolve()),
         model=model,
@@ -134,6 +164,7 @@ def generate_settings(job: Job) -> GenerateSettings:
         reproducible=config.reproducible,
         heaviest=heaviest_cell(job.plan),
         metrics=_metrics(config),
+        item_timeout_s=config.item_timeout_s,
     )
 
 
@@ -156,7 +187,7 @@ class Generation:
         self._lease = lease
         self._log = log or RunLog()
         self._verbose = config.verbose
-        self._logs = job.store.logs_dir
+        self._store, self._logs = job.store, job.store.logs_dir
         self._backend = make_backend(config.backend, verbose=config.verbose)
         self._num_actors: int | None = None
         self._stack = ExitStack()
@@ -166,8 +197,13 @@ class Generation:
     def __enter__(self) -> Generation:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is KeyboardInterrupt:
+            self.console.warn("stopping; what is finished will be kept. Once more stops at once")
+        self._stack.__exit__(kind, *error)
+        if not self._lease.is_lost:
+            with suppress(OSError, UserError):  # a full disk has been told of
+                AttemptLog(self._store).withdraw()
 
     def __call__(self, job: Job) -> None:
         """Make what the job's plan has to do."""
@@ -178,6 +214,7 @@ class Generation:
         units = split_units(job.plan, self._num_actors)
         num_videos = math.ceil(job.plan.num_todo / self._num_actors)
         settings = dataclasses.replace(self._settings, num_videos=num_videos, heaviest=heaviest_cell(job.plan))
+        tally = Tally(job)
         with Progress(job.plan.num_todo, self.console) as progress:
             for result in self._backend.run(units, self._load, settings, progress.say_once):
                 self._lease.check()
@@ -185,13 +222,16 @@ class Generation:
                 self._log.add(result, progress)
                 for note in self._log.take_notes():
                     progress.say_once(note)
+                tally.add(result)
+        tally.check_all_there()
 
     def _start(self) -> int:
         log = self._logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
         self.console = self._stack.enter_context(lines_only(self.console, log, verbose=self._verbose))
         self._stack.callback(self._backend.stop, self._logs)
+        self._stack.enter_context(at_once(self._backend.drop))
         num_actors = self._backend.start()
-        self._stack.enter_context(_terminable())  # only now: Ray's start takes SIGTERM for itself
+        self._stack.enter_context(interruptible())  # anew: Ray's start takes SIGTERM for itself
         return num_actors
 
 
@@ -205,26 +245,56 @@ def lines_only(console: Console, log: Path, *, verbose: bool) -> Iterator[Consol
         yield quiet
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C."""
+class Tally:
+    """Counts what comes back of a job: whether to go on, and in the end whether it is all there."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._num_results = 0
+        self._made: set[str] = set()
+        self._failed: dict[str, FailureRecord] = {}
+        """The last failure of each picture that has one."""
 
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: the caller's signals are the caller's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def add(self, result: Result) -> None:
+        """Count a result.
+
+        Raises: TooManyFailedError, once ENOUGH pictures were tried, when all of them failed, or when more failed in
+        this run than max_failed_fraction allows of all pictures.
+        """
+        self._num_results += 1
+        if isinstance(result, VideoRecord):
+            self._made.add(result.image_id)
+            return
+        self._failed[result.image_id] = result
+        limit, num_failed = self._job.config.max_failed_fraction, len(self._failed)
+        num_images = len(self._job.manifest.images)
+        if limit == 1 or len(self._made | self._failed.keys()) < ENOUGH:
+            return
+        if not self._made:
+            raise TooManyFailedError(f"the first {num_failed} pictures all failed; {_most_frequent(self._failures())}")
+        if num_failed > limit * num_images:
+            raise TooManyFailedError(
+                f"{num_failed} of {num_images} pictures failed already; most often {_most_frequent(self._failures())}"
+            )
+
+    def _failures(self) -> list[FailureRecord]:
+        return list(self._failed.values())
+
+    def check_all_there(self) -> None:
+        """Raise ProcessError unless there was one result for each planned video: nothing may be dropped silently."""
+        num_planned = self._job.plan.num_todo
+        if self._num_results != num_planned:
+            raise ProcessError(
+                f"backend: {self._num_results} results came back of {num_planned} planned videos; what is finished is "
+                "kept, and the same command makes what is missing"
+            )
 
 
-def finish(job: Job, console: Console, seconds: float, *, num_asked: int, interrupted: bool) -> int:
-    """Write tables, card and report; say what came out of the videos asked for; return the exit code."""
+def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: End) -> int:
+    """Write tables, card and report; say what came out of the videos asked for; return the exit code.
+
+    Raises: ProcessError, after that, where one ended the generating.
+    """
     from svd_batch.report import write_report
 
     store = job.store
@@ -244,9 +314,17 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, interr
         most = _most_frequent(failures)
         pictures = "1 picture" if failed_images == 1 else f"{failed_images} pictures"
         console.say(f"failures: {len(failures)} in {store.failures_table}, of {pictures}; {most}")
-    if interrupted:
+    if end.error is not None:
+        raise end.error
+    if end.interrupted:
         console.say("interrupted: everything finished is kept; the same command goes on from here")
         return INTERRUPTED
+    if end.stopped:
+        console.say(
+            f"stopped: {end.stopped}. More than max_failed_fraction={job.config.max_failed_fraction:g} allows; what is "
+            "finished is kept, max_failed_fraction=1 goes on whatever fails"
+        )
+        return TOO_MANY_FAILED
     if failed_images > job.config.max_failed_fraction * len(images):
         console.say(
             f"too many failed: {failed_images} of {len(images)} pictures, more than "

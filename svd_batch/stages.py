@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 import svd_batch
 from svd_batch import checkpoint, ids, video
 from svd_batch.access import ACCESS, Access
+from svd_batch.attempts import MAX_ATTEMPTS, AttemptLog, Attempts
 from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
-from svd_batch.errors import STORAGE_ERRNOS, ItemError
+from svd_batch.errors import ItemError, ProcessError, StoppingError, condemns
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
 from svd_batch.metrics import METRICS, Clip, Embeddings, measure, use_one_thread
 from svd_batch.quality import approximations, quality_of
@@ -72,6 +73,8 @@ class GenerateSettings:
     """How much of the device's free memory is for this stage, where several share it."""
     metrics: tuple[str, ...] = ()
     """What to measure of each video before it is encoded."""
+    item_timeout_s: float | None = None
+    """Seconds that a video may take to generate."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,11 @@ class Embedded:
 
 Result = VideoRecord | FailureRecord
 
-TRIAL_BYTES = 2**20
 MAX_WRITING = 4
 """Videos that may wait to be written while others are denoised."""
+
+PATIENCE_S = 10.0
+"""How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""
 
 
 def load_image(unit: WorkUnit, height: int, width: int, fit: Fit, access: Access = ACCESS) -> LoadedUnit:
@@ -137,10 +142,13 @@ class Generate:
         # threads than cores it stops spinning between operations, which costs small models a third of their speed.
         self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
         self.committer = Committer(settings, self.compute(self.engine.info))
+        self.attempts = self.committer.attempts
         if settings.metrics:
             self._writer.submit(use_one_thread)
         self._closing = threading.Event()
         self._writing: deque[Future[None]] = deque()
+        self._jobs: list[Future[None]] = []
+        """Units in the making: one, or none."""
 
     def compute(self, work: Callable[[], T]) -> T:
         """Return work(), run in the thread that computes."""
@@ -155,6 +163,7 @@ class Generate:
         futures: dict[str, Future[Result]] = {planned.video_id: Future() for planned in loaded.unit.videos}
         stop = threading.Event()
         job = self._denoiser.submit(self._denoise_unit, loaded, futures, stop)
+        self._jobs = [job]
         try:
             for future in futures.values():
                 yield future.result()
@@ -166,17 +175,32 @@ class Generate:
         """Settle the future of each planned video; runs in the denoising thread.
 
         Videos are made in batches of those that can share one, so a later video may be done before an earlier one.
+        Last, and alone, come those that a process has died on: whatever else was in its hands then is innocent.
         """
         try:
-            for batch in self._batches(self._to_make(loaded, futures)):
+            missing = self._to_make(loaded, futures)
+            suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
+            for batch in self._batches([planned for planned in missing if planned not in suspects]):
                 if stop.is_set() or self._closing.is_set():
                     return
                 self._make(loaded, batch, futures)
+            for planned in suspects:
+                self._drain()
+                if stop.is_set() or self._closing.is_set():
+                    return
+                self._make(loaded, [planned], futures)
         except BaseException as error:
+            if isinstance(error, ProcessError):  # what has its frames can still be written
+                self._drain()
             for future in futures.values():
                 if not future.done():
                     future.set_exception(error)
             raise
+
+    def _drain(self) -> None:
+        """Return when every video that has its frames is settled."""
+        while self._writing:
+            wait([self._writing.popleft()])
 
     def _to_make(self, loaded: LoadedUnit, futures: Mapping[str, Future[Result]]) -> list[PlannedVideo]:
         """Return the videos that are to be made, after settling those that are committed or have no picture."""
@@ -189,6 +213,8 @@ class Generate:
             elif loaded.picture is None:  # one failure for the image, however many videos it has
                 load_failure = load_failure or self.committer.fail(loaded.error or _no_picture(loaded))
                 futures[planned.video_id].set_result(load_failure)
+            elif (attempts := self.attempts.of(planned.video_id)).num >= MAX_ATTEMPTS:
+                futures[planned.video_id].set_result(self._set_aside(loaded, planned, attempts))
             else:
                 missing.append(planned)
         return missing
@@ -207,21 +233,74 @@ class Generate:
     def _make(self, loaded: LoadedUnit, batch: Sequence[PlannedVideo], futures: Mapping[str, Future[Result]]) -> None:
         """Make some videos at once and hand them to the writing thread."""
         assert loaded.picture is not None
-        asked = [(planned.cell, planned.seed) for planned in batch]
-        for planned, made in zip(batch, self.engine.generate_batch(loaded.picture, asked), strict=True):
+        for planned, made in zip(batch, self._generated(loaded.picture, batch), strict=True):
             error = made.exception()
             while len(self._writing) >= MAX_WRITING:
                 wait([self._writing.popleft()])  # frames must not pile up when the disk is slower than the model
             if error is None:
-                embedded = self._embedded(loaded.picture, made.result())
+                embedded = self._embedded(loaded.picture, planned, made.result())
                 work = partial(self.committer.write, loaded, planned, made.result(), embedded)
+            elif isinstance(error, StoppingError):
+                futures[planned.video_id].set_exception(error)
+                continue
             elif isinstance(error, Exception):  # the per-item boundary
                 work = partial(self.committer.fail, _failure(loaded.unit, planned, "generate", error))
             else:
                 raise error
-            self._writing.append(self._writer.submit(_settle, futures[planned.video_id], work))
+            self._writing.append(self._writer.submit(self._settle, futures[planned.video_id], planned, work))
 
-    def _embedded(self, picture: NDArray[np.uint8], generated: Generated) -> Embedded:
+    def _generated(self, picture: NDArray[np.uint8], batch: Sequence[PlannedVideo]) -> list[Future[Generated]]:
+        """Return a finished future for each video, after counting an attempt at it.
+
+        Raises: ProcessError when an error condemns the process.
+        """
+        for planned in batch:
+            self.attempts.begin(planned.video_id)
+        try:
+            made = self.engine.generate_batch(picture, [(planned.cell, planned.seed) for planned in batch])
+        except Exception as error:
+            if condemns(error):
+                raise self._condemned(batch, error) from error
+            raise
+        for found in filter(None, (future.exception() for future in made)):
+            if condemns(found):
+                raise self._condemned(batch, found) from found
+        return made
+
+    def _condemned(self, batch: Sequence[PlannedVideo], error: BaseException) -> ProcessError:
+        """Blame an error that condemns the process on the videos in whose making it came; return what to raise."""
+        for planned in batch:
+            self.attempts.blame(planned.video_id, type(error).__name__, one_line(error))
+        return ProcessError(
+            f"generate: {type(error).__name__}: {one_line(error)}; this process can't go on after that. What is "
+            "finished is kept, and the same command goes on in a new one"
+        )
+
+    def _set_aside(self, loaded: LoadedUnit, planned: PlannedVideo, attempts: Attempts) -> Result:
+        """Return the failure of a video that has cost as many processes as it may."""
+        known = self.store.failure(planned.video_id)
+        if attempts.is_set_aside and known is not None:  # a retried unit comes by again
+            return known
+        why = f": {attempts.error_message}" if attempts.error_message else " (crash, kill or out of host memory)"
+        failure = _failure(
+            loaded.unit,
+            planned,
+            "generate",
+            ItemError(f"{attempts.num} processes ended while they made it{why}; retry_failed=true tries it again"),
+        )
+        kind = attempts.error_type or "ProcessDied"
+        result = self.committer.fail(dataclasses.replace(failure, error_type=kind, attempts=attempts.num))
+        self.attempts.set_aside(planned.video_id, attempts)
+        return result
+
+    def _settle(self, future: Future[Result], planned: PlannedVideo, work: Callable[[], Result]) -> None:
+        """Give the future work()'s result or error; runs in the writing thread."""
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(self._condemned([planned], error) if condemns(error) else error)
+
+    def _embedded(self, picture: NDArray[np.uint8], planned: PlannedVideo, generated: Generated) -> Embedded:
         """Return what CLIP says of a video where a metric asks for it; nothing, and a note, where that fails."""
         start = time.perf_counter()
         if not any("embeddings" in METRICS[name].needs for name in self.settings.metrics):
@@ -229,6 +308,8 @@ class Generate:
         try:
             first, *others = self.engine.embed([picture, *generated.frames])
         except Exception as error:  # no video is lost by a metric
+            if condemns(error):
+                raise self._condemned([planned], error) from error
             self.engine.notes.append(f"metrics: CLIP's are left out of a video: {one_line(error)}")
             return Embedded(None, time.perf_counter() - start)
         return Embedded(Embeddings(first, np.stack(others)), time.perf_counter() - start)
@@ -241,11 +322,20 @@ class Generate:
             del notes[: len(notes)]
         return taken
 
-    def close(self) -> None:
-        """Return when nothing is denoised or written any more: what is then on disk is all there will be."""
+    def close(self) -> bool:
+        """Return whether nothing is denoised or written any more: what is then on disk is all there will be.
+
+        Videos in the making get PATIENCE_S to be finished, then they are dropped. False: that has not come through.
+        """
         self._closing.set()
-        self._denoiser.shutdown()
-        self._writer.shutdown()
+        if wait(self._jobs, PATIENCE_S).not_done:
+            self.engine.cancel()
+        is_idle = not wait(self._jobs, PATIENCE_S).not_done
+        is_idle = is_idle and not wait(self._writing, PATIENCE_S).not_done
+        if is_idle:
+            for thread in (self._denoiser, self._writer):
+                thread.shutdown()
+        return is_idle
 
 
 class Committer:
@@ -254,6 +344,7 @@ class Committer:
     def __init__(self, settings: GenerateSettings, info: EngineInfo) -> None:
         self.settings = settings
         self.store = Store(Path(settings.output))
+        self.attempts = AttemptLog(self.store)
         self.info = info
         self.notes: list[str] = []
         """Sentences for the person who waits; whoever hands them on empties the list."""
@@ -262,8 +353,10 @@ class Committer:
         """Record one failed item and return it."""
         earlier = self.store.failure(failure.item_id)
         if earlier is not None:
-            failure = dataclasses.replace(failure, attempts=earlier.attempts + 1)
+            failure = dataclasses.replace(failure, attempts=earlier.attempts + failure.attempts)
         self.store.record_failure(failure)
+        if failure.video_id is not None:
+            self.attempts.forget(failure.video_id)
         return failure
 
     def write(
@@ -292,29 +385,18 @@ class Committer:
             flushed = time.perf_counter()  # two renames follow, which the record can't time: it is written before
             seconds = {"write_s": flushed - start, "encode_s": encoded - start, "commit_s": flushed - encoded}
             record = self._record(loaded, planned, generated, written, seconds)
+            self.attempts.forget(planned.video_id)  # a process that dies from here on dies of something else
             self.store.commit_video(temporary, record)
             self.store.clear_failure(loaded.unit.image.image_id)
         except Exception as error:  # the per-item boundary
+            refusal = self.store.refusal(error)
             temporary.unlink(missing_ok=True)
-            self._check_disk(error)
+            if refusal is not None:
+                raise refusal from error
+            if condemns(error):
+                raise
             return self.fail(_failure(loaded.unit, planned, "write", error))
         return record
-
-    def _check_disk(self, error: Exception) -> None:
-        """Raise OSError where it is the disk that fails: every further video would be made for nothing.
-
-        ffmpeg tells only that it has failed, so the disk is tried out then.
-        """
-        if not isinstance(error, OSError):
-            return
-        if error.errno in STORAGE_ERRNOS:
-            raise error
-        trial = self.store.temporary("trial")
-        try:
-            trial.write_bytes(bytes(TRIAL_BYTES))
-            flush(trial)
-        finally:
-            trial.unlink(missing_ok=True)
 
     def _measured(
         self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
@@ -384,14 +466,6 @@ class Committer:
         )
 
 
-def _settle(future: Future[Result], work: Callable[[], Result]) -> None:
-    """Give the future work()'s result or error."""
-    try:
-        future.set_result(work())
-    except BaseException as error:
-        future.set_exception(error)
-
-
 def _no_picture(loaded: LoadedUnit) -> FailureRecord:
     return _failure(loaded.unit, None, "load", ItemError("the picture did not load"))
 
@@ -413,4 +487,5 @@ def _make_engine(settings: GenerateSettings) -> Engine:
         heaviest=settings.heaviest,
         memory_share=settings.memory_share,
         steps_down=not settings.reproducible,
+        item_timeout_s=settings.item_timeout_s,
     )

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from svd_batch.errors import UserError
+from svd_batch.errors import STORAGE_ERRNOS, UserError
 from svd_batch.owner import Owner, this_process
 from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
 
 INTERNAL = ".svd_batch"
+
+_PROBE_BYTES = 2**16
 
 
 class Store:
@@ -31,6 +33,7 @@ class Store:
         self.failures_dir = self.internal / "failures"
         self.pending_dir = self.internal / "pending"
         self.temporary_dir = self.internal / "tmp"
+        self.attempts_dir = self.internal / "attempts"
         self.lease_dir = self.internal / "lease"
         self.plan_dir = self.internal / "plan"
         self.logs_dir = self.internal / "logs"
@@ -50,7 +53,7 @@ class Store:
         self.check_ours()
         folders = (self.records_dir, self.failures_dir, self.pending_dir, self.temporary_dir, self.lease_dir)
         try:
-            for folder in (*folders, self.plan_dir, self.logs_dir, self.root / "videos"):
+            for folder in (*folders, self.attempts_dir, self.plan_dir, self.logs_dir, self.root / "videos"):
                 self.check_no_link(folder / "any")
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -80,6 +83,31 @@ class Store:
         """Return a new path for a file on its way, unique to this attempt and on the same file system."""
         self.check_no_link(self.temporary_dir / "any")
         return self.temporary_dir / _attempt(suffix)
+
+    def refusal(self, error: BaseException) -> Exception | None:
+        """Return what to raise where it was the disk that failed a write, None where it was something else.
+
+        ffmpeg tells in words of its own, so the disk is asked for a little room. To be called before what was half
+        written is removed.
+        """
+        if not self.temporary_dir.is_dir():
+            return UserError(
+                f"output: {self.root} is gone, or its disk was unmounted; what was finished there is kept, and the "
+                "same command goes on once it is back"
+            )
+        if not isinstance(error, OSError):
+            return None
+        if error.errno in STORAGE_ERRNOS:
+            return error
+        path = self.temporary("probe")
+        try:
+            path.write_bytes(bytes(_PROBE_BYTES))
+            flush(path)
+        except OSError as refused:
+            return refused if refused.errno in STORAGE_ERRNOS else None
+        finally:
+            path.unlink(missing_ok=True)
+        return None
 
     def commit_video(self, temporary: Path, record: VideoRecord) -> None:
         """Make a finished, flushed temporary video and its record durable, the video first.

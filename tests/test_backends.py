@@ -130,6 +130,48 @@ def test_an_actor_of_a_pool_of_varying_size_killed_in_the_middle_of_a_unit_loses
     assert Store(tmp_path / "out").done_ids() == set(planned)
 
 
+def test_an_error_that_condemns_an_actor_replaces_it_and_one_that_dies_of_an_item_sets_it_aside(
+    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = str(Path(__file__).parent)
+
+    class Faulty(RayGenerate):
+        """Its engine is the stub; defined here so that it travels by value."""
+
+        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
+            import sys
+
+            from svd_batch import stages
+
+            sys.path.insert(0, tests)
+            from stub_engine import StubEngine
+
+            once = Path(settings.output) / "once"
+
+            def act(cell: SweepCell) -> None:
+                if cell.motion_bucket_id == 11:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if cell.motion_bucket_id == 12 and not once.exists():
+                    once.touch()
+                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+            stages._make_engine = lambda settings: StubEngine(act)  # type: ignore[assignment, return-value]
+            super().__init__(settings, hide_gpus=hide_gpus)
+
+    monkeypatch.setattr(backends, "RayGenerate", Faulty)
+    start(ray_backend, BackendConfig())
+    every = make_units(pets, 3, steps=1)
+    image = every[0].image
+    units = (WorkUnit(image, tuple(video for unit in every if unit.image == image for video in unit.videos)),)
+    results = list(ray_backend.run(units, LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+    outcomes = {r.video_id: r for r in results}
+    assert len(outcomes) == len(results) == len(units[0].videos)
+    failures = [r for r in results if not isinstance(r, VideoRecord)]
+    killers = [v.video_id for v in units[0].videos if v.cell.motion_bucket_id == 11]
+    assert [(f.video_id, f.error_type, f.attempts) for f in failures] == [(id_, "ProcessDied", 3) for id_ in killers]
+    assert (tmp_path / "out/once").exists()
+
+
 def test_a_second_serial_run_of_other_cells_goes_on_with_the_same_pipeline(
     tmp_path: Path, tiny_checkpoint: Path, pets: Path
 ) -> None:
@@ -153,6 +195,22 @@ def test_a_constructor_that_fails_ends_the_run_with_its_own_sentence(
 ) -> None:
     start(ray_backend, BackendConfig())
     with pytest.raises(SvdBatchError, match="model.id: no such folder: /nowhere"):
+        list(ray_backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+
+
+def test_a_constructor_that_dies_ends_the_run_with_a_sentence_and_not_never(
+    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(RayGenerate):
+        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
+            from svd_batch import stages
+
+            stages._make_engine = lambda settings: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+            super().__init__(settings, hide_gpus=hide_gpus)
+
+    monkeypatch.setattr(backends, "RayGenerate", Dying)
+    start(ray_backend, BackendConfig())
+    with pytest.raises(UserError, match="model: 3 processes ended while they loaded it"):
         list(ray_backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", Path("/nowhere"))))
 
 

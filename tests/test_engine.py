@@ -26,7 +26,7 @@ from svd_batch.engine.machine import check_machine, peak_resident_bytes
 from svd_batch.engine.memory import apply_speed
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
-from svd_batch.errors import UserError
+from svd_batch.errors import ItemTimeoutError, StoppingError, UserError
 from svd_batch.records import SweepCell
 
 CELL = SweepCell(127, 0.02, 7, 2, 1.0, 3.0, 2)
@@ -285,3 +285,54 @@ def test_an_encoder_by_itself_says_the_same(engine: Engine, tiny_checkpoint: Pat
     encoder = ImageEncoder(tiny_checkpoint, tiny_model(tiny_checkpoint))
     many = [PICTURE] * 9 + [255 - PICTURE]  # more than go at once
     assert np.allclose(encoder.embed(many), engine.embed(many), atol=1e-6)
+
+
+# --- videos that take too long, and runs that are stopped ---------------------------------------------------------
+
+
+def with_limit(folder: Path, seconds: float | None, **speed: Any) -> Engine:
+    settings = dataclasses.replace(OFF, **speed)
+    model = tiny_model(folder)
+    return Engine(folder, model, MemoryConfig(), settings, torch_threads=2, item_timeout_s=seconds)
+
+
+def test_a_video_that_takes_too_long_fails_with_limit_and_step_and_the_next_is_as_ever(tiny_checkpoint: Path) -> None:
+    engine = with_limit(tiny_checkpoint, 1e-6)
+    (future,) = engine.generate_batch(PICTURE, [(dataclasses.replace(CELL, num_inference_steps=40), 5)])
+    with pytest.raises(ItemTimeoutError, match=r"longer than item_timeout_s=1e-06: .* s at the end of .*step 1 of 40"):
+        future.result()
+    engine.item_timeout_s = 600.0
+    assert np.array_equal(engine.generate(PICTURE, CELL, 5).frames, stock_frames(tiny_checkpoint))
+
+
+def test_the_videos_of_a_batch_share_its_clock(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, *[1.5] * 100])  # at the start of the batch, then at each step
+    monkeypatch.setattr("svd_batch.engine.pipeline.time.monotonic", lambda: next(clock))
+    two = with_limit(tiny_checkpoint, 1.0, batch_size=2).generate_batch(PICTURE, [(CELL, 5), (CELL, 6)])
+    assert [future.exception() for future in two] == [None, None]
+    clock = iter([0.0, *[1.5] * 100])
+    (one,) = with_limit(tiny_checkpoint, 1.0).generate_batch(PICTURE, [(CELL, 5)])
+    assert isinstance(one.exception(), ItemTimeoutError)
+
+
+def test_videos_of_one_call_that_take_too_long_are_not_made_again_one_by_one(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, calls = with_limit(tiny_checkpoint, 1e-6), []
+    call = Engine._call
+
+    def counted(self: Engine, pipe: Any, picture: Any, asked: Any, stop: Any) -> Any:
+        calls.append(len(asked))
+        return call(self, pipe, picture, asked, stop)
+
+    monkeypatch.setattr(Engine, "_call", counted)
+    both = engine._together(PICTURE, [(CELL, 5), (CELL, 6)])
+    assert [type(future.exception()) for future in both] == [ItemTimeoutError] * 2
+    assert calls == [2]
+
+
+def test_an_engine_that_is_cancelled_drops_what_it_is_making(tiny_checkpoint: Path) -> None:
+    engine = with_limit(tiny_checkpoint, None)
+    engine.cancel()
+    (future,) = engine.generate_batch(PICTURE, [(CELL, 5)])
+    assert isinstance(future.exception(), StoppingError)

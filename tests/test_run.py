@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -14,13 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import run_here
 from conftest import PATIENCE_S, tiny_overrides
+from test_secrets import TOKEN, files_with
 
 from svd_batch import cli as command_line
+from svd_batch.backends import _short_temp_folder
 from svd_batch.store import Store
 
 GRID = ["+sweep=motion", "sweep.motion_bucket_id=[20,240]", "sweep.noise_aug_strength=[0.02,0.3]"]
@@ -313,7 +317,10 @@ def on_ray(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathF
     """A job on Ray over GRID in a process of its own: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("on_ray")
     command = on_ray_command(tiny_overrides(tiny_checkpoint), pets, "memory=auto")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    environment = {**os.environ, "HF_TOKEN": TOKEN}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(folder=folder / "out", out=done.stdout, err=done.stderr)
 
@@ -329,6 +336,10 @@ def test_the_job_on_ray_shows_our_lines_only_and_keeps_the_logs(on_ray: SimpleNa
     assert len(rows(on_ray.folder)) == 12
     assert list((on_ray.folder / ".svd_batch/logs/ray").glob("*"))
     assert "Dataset" in next((on_ray.folder / ".svd_batch/logs").glob("run-*.log")).read_text()
+
+
+def test_no_log_of_rays_holds_the_hubs_token(on_ray: SimpleNamespace) -> None:
+    assert files_with([TOKEN], on_ray.folder) == []
 
 
 def test_a_run_tells_on_ray_too_which_profile_auto_took(on_ray: SimpleNamespace) -> None:
@@ -351,9 +362,14 @@ def test_an_interrupted_run_exits_with_130_keeps_what_is_done_and_goes_on(
     command = on_ray_command(slow, pets)
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_a_video(process, tmp_path / "out")
+    begun = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)  # SIGTERM: test_an_interrupted_serial_run_has_every_finished_video_in_its_table
     out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
+    assert begun
+    assert not psutil.wait_procs(begun, timeout=30)[1]
+    assert not list(Path(_short_temp_folder()).glob(f"svdb-{process.pid}-*"))
+    assert list((tmp_path / "out/.svd_batch/attempts").iterdir()) == []
     assert "the same command goes on from here" in out
     kept = mtimes(tmp_path / "out")
     assert 1 <= len(rows(tmp_path / "out")) == len(kept) < 12
@@ -361,6 +377,22 @@ def test_an_interrupted_run_exits_with_130_keeps_what_is_done_and_goes_on(
     assert code == 0
     assert f"{len(kept)} done, {12 - len(kept)} new" in out
     assert {name: mtimes(tmp_path / "out")[name] for name in kept} == kept
+
+
+def test_a_second_signal_stops_a_run_on_ray_at_once_and_with_it_all_of_rays_processes(
+    tmp_path: Path, tiny_checkpoint: Path, pets: Path
+) -> None:
+    command = on_ray_command(tiny_overrides(tiny_checkpoint, steps=200), pets)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_a_video(process, tmp_path / "out")
+    begun = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, "Traceback" in err) == (130, False)
+    assert begun
+    assert not psutil.wait_procs(begun, timeout=30)[1]
 
 
 def test_a_killed_driver_loses_nothing_that_was_committed(
@@ -430,7 +462,20 @@ def test_a_disk_that_refuses_is_one_sentence(run: Run, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Store, "_write_text", full)
     code, _, err = run()
-    assert (code, err) == (2, "error: No space left on device; what is finished is kept\n")
+    assert (code, err) == (
+        2,
+        "error: No space left on device; what is finished is kept, and the same command goes on once that is mended\n",
+    )
+
+
+def test_videos_that_take_too_long_are_failures_that_say_so(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("item_timeout_s=0.001", "generation.num_inference_steps=40")
+    failures = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()
+    assert code == 3
+    assert {(f["stage"], f["error_type"]) for f in failures} == {("generate", "ItemTimeoutError")}
+    assert "took longer than item_timeout_s=0.001: " in out
+    assert run("generation.num_inference_steps=40", "retry_failed=true")[0] == 0
+    assert len(rows(tmp_path / "out")) == 3
 
 
 def test_an_interrupted_serial_run_has_every_finished_video_in_its_table(

@@ -14,7 +14,7 @@ import pytest
 from builders import make_cell, make_frames, make_image, make_output, make_record
 from crash.engine import EngineInfo, Generated
 
-from svd_batch import cli, run, stages, video
+from svd_batch import cli, run, store, video
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.report.posters import make_posters
@@ -54,7 +54,7 @@ def test_a_failing_disk_stops_the_run(code: int, write: Write, monkeypatch: pyte
 
 def test_an_encoder_that_fails_on_a_full_disk_stops_the_run(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "write_video", failing(OSError("ffmpeg gave up")))
-    monkeypatch.setattr(stages, "flush", failing(OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(store, "flush", failing(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         write()
 
@@ -75,7 +75,7 @@ def test_a_storage_error_is_told_in_one_sentence(
 ) -> None:
     monkeypatch.setattr(cli, "_verify", failing(OSError(code, os.strerror(code), "out/metadata.parquet")))
     assert cli.main(["verify", "out"]) == 2
-    expected = f"error: out/metadata.parquet: {os.strerror(code)}; what is finished is kept\n"
+    expected = f"error: out/metadata.parquet: {os.strerror(code)}; what is finished is kept, and the same command goes on once that is mended\n"
     assert capsys.readouterr().err == expected
 
 

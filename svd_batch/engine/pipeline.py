@@ -7,8 +7,9 @@ one, else the CPU.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,7 @@ from svd_batch.engine.machine import (
 from svd_batch.engine.memory import apply_speed, is_out_of_memory, place, recover, set_activations
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.engine.weights import check_weights
-from svd_batch.errors import ItemError, UserError
+from svd_batch.errors import ItemError, ItemTimeoutError, StoppingError, UserError
 from svd_batch.images import one_line
 from svd_batch.profiles import PROFILES, check_compile, compile_mode, must_compile, next_profile, profile_name
 from svd_batch.records import SweepCell
@@ -103,6 +104,7 @@ class Engine:
     `heaviest` is the cell that takes the most memory of all that will be asked for: `memory=auto` chooses for it, and
     what it can't fit is refused; without it nothing is. `memory_share` is how much of the free memory is for this
     engine. An engine that runs out of memory takes the next profile and stays there, unless `steps_down` is False.
+    A video that takes longer than `item_timeout_s` is given up at the end of a denoising step.
 
     Raises: UserError when the settings don't fit the checkpoint or the machine.
     """
@@ -119,6 +121,7 @@ class Engine:
         heaviest: SweepCell | None = None,
         memory_share: float = 1.0,
         steps_down: bool = True,
+        item_timeout_s: float | None = None,
     ) -> None:
         self.torch_threads = torch_threads or torch.get_num_threads()
         torch.set_num_threads(self.torch_threads)
@@ -135,6 +138,8 @@ class Engine:
         self.notes: list[str] = []
         """Sentences for the person who waits; whoever hands them on empties the list."""
         self.folder, self.speed, self.steps_down = folder, speed, steps_down
+        self.item_timeout_s = item_timeout_s
+        self._is_cancelled = threading.Event()
         self.memory = self._settle(memory, heaviest, memory_share)
         self.pipe = _load(folder, model)
         apply_speed(self.pipe, speed, self.memory, self.device.type)
@@ -174,6 +179,10 @@ class Engine:
         """Return what this engine runs on."""
         return engine_info(self.device)
 
+    def cancel(self) -> None:
+        """Let whatever is in the making end with StoppingError at its next step, for good; callable from any thread."""
+        self._is_cancelled.set()
+
     def generate(self, picture: NDArray[np.uint8], cell: SweepCell, seed: int) -> Generated:
         """Return one video of a picture (H, W, 3) of the model's size.
 
@@ -204,6 +213,8 @@ class Engine:
         memory are made again: fewer at once, and one that was alone with the next memory profile.
         """
         made = self._attempt(picture, asked)
+        if any(isinstance(future.exception(), ItemTimeoutError) for future in made):
+            self.pipe.maybe_free_model_hooks()  # as the end of a call does
         short = [i for i, future in enumerate(made) if is_out_of_memory(future.exception())]
         if not short:
             return made
@@ -272,7 +283,8 @@ class Engine:
     ) -> list[Future[list[Generated]]]:
         if self.device.type == "cuda":
             return self._together(picture, asked)
-        calls = [partial(self._call, picture=picture, asked=[one]) for one in asked]
+        stop = self._stopper(len(asked))  # lanes share the cores, as the videos of one call share the GPU
+        calls = [partial(self._call, picture=picture, asked=[one], stop=stop) for one in asked]
         return self._lanes.run(calls, self.torch_threads)
 
     def _together(
@@ -281,9 +293,9 @@ class Engine:
         """Return the videos of one call of the pipeline, or of a call each where that fails and one may be to blame."""
         whole: Future[list[Generated]] = Future()
         try:
-            videos = self._call(self.pipe, picture, asked)
+            videos = self._call(self.pipe, picture, asked, self._stopper(len(asked)))
         except Exception as error:
-            if len(asked) > 1 and is_out_of_memory(error):
+            if len(asked) > 1 and (is_out_of_memory(error) or isinstance(error, (ItemTimeoutError, StoppingError))):
                 return [_failed(error) for _ in asked]
             if len(asked) > 1:
                 return [future for one in asked for future in self._together(picture, [one])]
@@ -294,8 +306,38 @@ class Engine:
             result.set_result([video])
         return results
 
-    def _call(self, pipe: Any, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]) -> list[Generated]:
-        """Return one call's videos."""
+    def _stopper(self, num_videos: int) -> Callable[..., dict[str, Any]]:
+        """Return what ends a call of the pipeline at a step's end, once it is cancelled or takes too long.
+
+        The clock starts now. It is a batch's, so each video gives it its own time.
+        """
+        start, limit_s = time.monotonic(), self.item_timeout_s
+
+        def check(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if self._is_cancelled.is_set():
+                raise StoppingError("the run is being stopped")
+            if limit_s is None:
+                return {}
+            if self.device.type == "cuda":  # it is asked for steps far ahead of those that it has done
+                torch.cuda.synchronize(self.device)
+            seconds = (time.monotonic() - start) / num_videos
+            if seconds > limit_s:
+                raise ItemTimeoutError(
+                    f"took longer than item_timeout_s={limit_s:g}: {seconds:.1f} s at the end of denoising step "
+                    f"{step + 1} of {pipe._num_timesteps}"
+                )
+            return {}
+
+        return check
+
+    def _call(
+        self,
+        pipe: Any,
+        picture: NDArray[np.uint8],
+        asked: Sequence[tuple[SweepCell, int]],
+        stop: Callable[..., dict[str, Any]],
+    ) -> list[Generated]:
+        """Return one call's videos; `stop` is called after each step."""
         cells = [cell for cell, _ in asked]
         generators = [torch.Generator("cpu").manual_seed(seed) for _, seed in asked]
         each: dict[str, Any] = {name: [getattr(cell, name) for cell in cells] for name in PER_SAMPLE}
@@ -314,6 +356,7 @@ class Engine:
             guidance_sigma_min=shared.guidance_sigma_min,
             guidance_sigma_max=shared.guidance_sigma_max,
             deep_cache_interval=shared.deep_cache_interval,
+            callback_on_step_end=stop,
             output_type="np",
             **each,
         ).frames  # (samples, T, H, W, 3) float in [0, 1]

@@ -1,0 +1,121 @@
+"""Attempts at videos that are not settled yet: what tells an item that kills its process from an unlucky one.
+
+A small file a video, written before its generation starts and removed as soon as its frames are safely encoded or it is
+a failure. What a process leaves behind it has died on. docs/durability.md has the rules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from svd_batch.errors import UserError
+from svd_batch.owner import is_alive
+from svd_batch.store import Store, owner_of
+
+MAX_ATTEMPTS = 3
+"""Processes that an item may cost."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """How often a video was begun without an end."""
+
+    num: int = 0
+    error_type: str = ""
+    """What condemned the last process; empty where it just died, or is still at it."""
+    error_message: str = ""
+    is_set_aside: bool = False
+
+
+class AttemptLog:
+    """The attempts of one output folder. Nothing is flushed: a power failure is no item's fault."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.folder = store.attempts_dir
+
+    def of(self, video_id: str) -> Attempts:
+        """Return the attempts at a video; a file that was cut off counts as one."""
+        try:
+            return Attempts(**json.loads(self._path(video_id).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return Attempts()
+        except (ValueError, TypeError):
+            return Attempts(1)
+
+    def begin(self, video_id: str) -> None:
+        """Count one more."""
+        self._write(video_id, Attempts(self.of(video_id).num + 1))
+
+    def blame(self, video_id: str, error_type: str, error_message: str) -> None:
+        """Note the error that ends the process in the midst of an attempt."""
+        self._write(video_id, replace(self.of(video_id), error_type=error_type, error_message=error_message))
+
+    def set_aside(self, video_id: str, attempts: Attempts) -> None:
+        """Note that the video has become a failure; `renew` gives it new attempts."""
+        self._write(video_id, replace(attempts, is_set_aside=True))
+
+    def forget(self, video_id: str) -> None:
+        """Forget a video's attempts: no process can die on it any more."""
+        path = self._path(video_id)
+        self.store.check_no_link(path)
+        path.unlink(missing_ok=True)
+
+    def renew(self) -> None:
+        """Forget those that were set aside, so that they are tried again."""
+        for video_id in self._ids():
+            if self.of(video_id).is_set_aside:
+                self.forget(video_id)
+
+    def withdraw(self) -> None:
+        """Take back the attempts that nothing ended but the run itself: stopping it is no item's fault."""
+        for video_id in self._ids():
+            attempts = self.of(video_id)
+            if attempts.is_set_aside or attempts.error_type:
+                continue
+            if attempts.num > 1:
+                self._write(video_id, replace(attempts, num=attempts.num - 1))
+            else:
+                self.forget(video_id)
+
+    def _ids(self) -> list[str]:
+        with suppress(FileNotFoundError):
+            return [path.stem for path in self.folder.iterdir() if path.suffix == ".json"]
+        return []
+
+    def _path(self, video_id: str) -> Path:
+        return self.folder / f"{video_id}.json"
+
+    def _write(self, video_id: str, attempts: Attempts) -> None:
+        path = self._path(video_id)
+        self.store.check_no_link(path)
+        if not self.folder.is_dir() and self.store.temporary_dir.is_dir():  # a folder of an earlier version
+            self.folder.mkdir(exist_ok=True)
+        path.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
+
+
+@contextmanager
+def loading(store: Store) -> Iterator[None]:
+    """Count this process among those that load the model, for as long as it does.
+
+    Ray replaces a process that dies without end; where it dies of the model that would go on for ever.
+
+    Raises: UserError where MAX_ATTEMPTS processes of this machine have died of it in this run.
+    """
+    owners = [owner_of(path) for path in store.temporary_dir.glob("*.loading")]
+    died = [owner for owner in owners if owner is not None and is_alive(owner) is False]
+    if len(died) >= MAX_ATTEMPTS:
+        raise UserError(
+            f"model: {len(died)} processes ended while they loaded it (crash, kill or out of host memory); give "
+            "fewer backend.num_actors, a machine with more memory, or look into OUTPUT/.svd_batch/logs"
+        )
+    path = store.temporary("loading")
+    path.touch()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""An engine of milliseconds that does to each video what a test says; for all that isn't about pixels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from builders import make_frames
+from numpy.typing import NDArray
+
+from svd_batch.records import SweepCell
+
+Act = Callable[[SweepCell], None]
+
+
+@dataclass(frozen=True)
+class Info:
+    """As the engine's."""
+
+    device_name: str = "stub"
+    diffusers_version: str = "0"
+    torch_version: str = "0"
+
+
+@dataclass(frozen=True)
+class Made:
+    """As the engine's Generated."""
+
+    frames: NDArray[np.uint8]
+    batch_size: int = 1
+    torch_threads: int = 1
+    generate_s: float = 0.001
+    memory_profile: str = "fast"
+    peak_memory_bytes: int = 1
+    condition_s: float = 0.0
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+    pixels: None = None
+    num_nan_frames: int = 0
+
+
+class StubEngine:
+    """Calls `act` with the cell of each video, which may raise; then there are frames."""
+
+    def __init__(self, act: Act | None = None, batch_size: int = 1, frames: NDArray[np.uint8] | None = None) -> None:
+        self.act, self.most = act, batch_size
+        self.frames = make_frames() if frames is None else frames
+        self.notes: list[str] = []
+        self.batches: list[list[int]] = []
+        """The motion buckets of every batch that was asked for."""
+        self.is_cancelled = threading.Event()
+
+    def info(self) -> Info:
+        return Info()
+
+    def batch_key(self, cell: SweepCell) -> Hashable:
+        return ()
+
+    def batch_size(self, cell: SweepCell, available: int) -> int:
+        return min(self.most, available)
+
+    def generate_batch(self, picture: Any, asked: Sequence[tuple[SweepCell, int]]) -> list[Future[Any]]:
+        self.batches.append([cell.motion_bucket_id for cell, _ in asked])
+        made: list[Future[Any]] = [Future() for _ in asked]
+        for (cell, _), future in zip(asked, made, strict=True):
+            try:
+                if self.act is not None:
+                    self.act(cell)
+                future.set_result(Made(self.frames, len(asked)))
+            except Exception as error:
+                future.set_exception(error)
+        return made
+
+    def cancel(self) -> None:
+        self.is_cancelled.set()
