@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -126,6 +127,8 @@ class Test:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the test and return the exit code."""
     parsed = parse(arguments)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = Options(parsed.engine, parsed.engine_ms, parsed.pictures, parsed.cells, parsed.actors)
     with Workplace(options) as place:
         report = Test(place, parsed).play()

@@ -25,6 +25,7 @@ PATIENCE_S = 30.0
 MOST_AFTER_LAST = 3
 """Kills of runs that have nothing to make any more, before a round may finish."""
 POLL_S = 0.02
+EVENT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,8 @@ class Round:
             return None
         num_before = sum(killed.is_at_step for killed in self.outcome.killed)
         while len(made := list(self._events("kill"))) <= num_before:  # the flag is made first
+            if time.time() - flag.stat().st_mtime > EVENT_S:
+                raise RuntimeError(f"{planned.name}: a process has made {flag.name} and noted no kill")
             time.sleep(POLL_S)
         return Killed(self.backend, planned.name, made[-1].time, made[-1].pid == run.process.pid, True)
 
