@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from crash import events, faults
@@ -63,10 +63,16 @@ class Test:
 
     def play(self) -> Report:
         """Play everything and return what it showed."""
-        with suppress(KeyboardInterrupt):  # Ctrl-C: what there is so far
+        try:
             for backend, num_kills, num_faults in self._shares():
                 if num_kills + num_faults:
                     self._play(backend, num_kills, num_faults)
+        except KeyboardInterrupt:
+            self.violations.append("interrupted: these are the jobs that were done by then")
+        else:
+            came, asked = len(self.killed) + len(self.faulted), self.arguments.kills + self.arguments.faults
+            if came < asked and not self.violations:
+                self.violations.append(f"{came} of {asked} kills and faults came, the others never got to their steps")
         settings = {k: v for k, v in vars(self.arguments).items() if k != "json"}
         seconds = time.monotonic() - self._start
         return Report(settings, self.killed, self.faulted, self.num_rounds, seconds, self.violations)
@@ -126,6 +132,8 @@ class Test:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the test and return the exit code."""
     parsed = parse(arguments)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = Options(parsed.engine, parsed.engine_ms, parsed.pictures, parsed.cells, parsed.actors)
     with Workplace(options) as place:
         report = Test(place, parsed).play()

@@ -12,7 +12,7 @@ from crash.steps import ADOPT, COMMIT, START, STEPS, TABLES, TIDY
 
 DRIVER = "driver"
 RANDOM = "at a random moment"
-SERIAL_WEIGHT, RAY_WEIGHT = 8, 6
+SERIAL_WEIGHT, RAY_WEIGHT = 8, 4
 """How many times as often as a named step a target is killed at a random moment."""
 
 
@@ -50,9 +50,11 @@ class Chooser:
 
     def next(self, state: State) -> Planned:
         """Return a kill that can come."""
-        possible = list(self._possible(state))
-        least = min(rank for rank, _ in possible)
-        return self._random.choice([planned for rank, planned in possible if rank == least])
+        return min(self._possible(state), key=lambda ranked: ranked[0])[1]
+
+    def _rank(self, name: str, weight: float) -> float:
+        """Return a number that is the lower the rarer a kill was so far; chance decides between equals."""
+        return (self.counts[name] + self._random.random()) / weight
 
     def _possible(self, state: State) -> Iterator[tuple[float, Planned]]:
         has = {
@@ -66,8 +68,8 @@ class Chooser:
             if has[step.group]:
                 most = 1 if step.group != COMMIT else min(3, state.num_missing)
                 count = self._random.randint(1, most) * (self._num_frames if step.operation == "frame" else 1)
-                yield self.counts[step.name], Planned(step.name, step=step.name, count=count)
+                yield self._rank(step.name, 1), Planned(step.name, step=step.name, count=count)
         for target in self._targets:
             if state.num_missing or target == DRIVER:
                 name = f"{target} {RANDOM}"
-                yield self.counts[name] / self._weight, Planned(name, target=target, moment=self._random.random())
+                yield self._rank(name, self._weight), Planned(name, target=target, moment=self._random.random())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ PATIENCE_S = 30.0
 MOST_AFTER_LAST = 3
 """Kills of runs that have nothing to make any more, before a round may finish."""
 POLL_S = 0.02
+EVENT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,10 @@ class Killed:
     num_lost: int = 0
     """Videos that were begun before and are begun again after."""
     resume_s: float | None = None
-    """From the next start, or from the kill where the run went on by itself, to the first new video; None for none."""
+    """From the next start, or from the kill where the run went on by itself, to the first new video.
+
+    None where the next kill came before, or nothing was left to make.
+    """
 
 
 @dataclass
@@ -80,6 +85,15 @@ def last_line(run: Run) -> str:
     """Return the last line that a run printed."""
     lines = [line for line in run.printed().splitlines() if line.strip()]
     return lines[-1] if lines else "nothing was printed"
+
+
+def _first_new(begins: list[events.Event], commits: list[events.Event], start: float, until: float) -> float | None:
+    """Return the seconds to the first video that was begun and committed between two moments; None for none."""
+    begun = min((event.time for event in begins if start < event.time < until), default=None)
+    if begun is None:
+        return None
+    made = min((event.time for event in commits if begun < event.time < until), default=None)
+    return None if made is None else made - start
 
 
 class Round:
@@ -166,6 +180,8 @@ class Round:
             return None
         num_before = sum(killed.is_at_step for killed in self.outcome.killed)
         while len(made := list(self._events("kill"))) <= num_before:  # the flag is made first
+            if time.time() - flag.stat().st_mtime > EVENT_S:
+                raise RuntimeError(f"{planned.name}: a process has made {flag.name} and noted no kill")
             time.sleep(POLL_S)
         return Killed(self.backend, planned.name, made[-1].time, made[-1].pid == run.process.pid, True)
 
@@ -221,9 +237,8 @@ class Round:
             for event in lost:
                 first[event.pid] = min(event.time, first.get(event.pid, event.time))
             start = min((s for s in self._starts if s > at), default=None) if killed.is_driver else at
-            new = [e.time for e in begins if start is not None and e.time > start]
-            made = [e.time for e in commits if new and e.time > min(new)]
-            resume_s = min(made) - start if made and start is not None else None
+            until = next((k.time for k in self.outcome.killed[i + 1 :]), math.inf)
+            resume_s = None if start is None else _first_new(begins, commits, start, until)
             self.outcome.killed[i] = dataclasses.replace(
                 killed, lost_s=sum(at - t for t in first.values()), num_lost=len(lost), resume_s=resume_s
             )

@@ -104,6 +104,7 @@ class Workplace:
         environment = {
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "passive",
+            "RAY_worker_niceness": "0",  # else actors get what a busy machine leaves, and the test takes for ever
             **os.environ,
             "PYTHONPATH": path,
             "TMPDIR": str(self.temporary),
