@@ -207,6 +207,19 @@ def cell_values(cell: SweepCell) -> dict[str, Any]:
     return {name: getattr(cell, name) for name in CELL_FIELDS}
 
 
+def without_torch(output: Path, video_s: float) -> dict[str, str]:
+    """Return an environment where all is real but the engine: the crash test's own takes `video_s` seconds a video.
+
+    For tests of what surrounds an engine, in processes of their own: importing torch and diffusers takes each ten.
+    """
+    from crash.settings import VARIABLE, Settings
+
+    scripts = Path(__file__).resolve().parent.parent / "scripts"
+    path = [str(scripts / "crash" / "site"), str(scripts), str(scripts.parent), os.environ.get("PYTHONPATH", "")]
+    settings = Settings(str(output), str(output.with_suffix(".events")), True, video_s * 1000)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), VARIABLE: settings.to_text()}
+
+
 def run_python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run some code in a fresh interpreter that must succeed, and return what it printed."""
     done = subprocess.run(

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import run_here
+from builders import run_here, without_torch
 from conftest import PATIENCE_S, tiny_overrides
 from test_secrets import TOKEN, files_with
 
@@ -347,7 +348,7 @@ def test_a_run_tells_on_ray_too_which_profile_auto_took(on_ray: SimpleNamespace)
     assert {row["memory_profile"] for row in rows(on_ray.folder)} == {"fast"}
 
 
-def wait_for_a_video(process: subprocess.Popen[str], folder: Path) -> None:
+def wait_for_a_video(process: subprocess.Popen[Any], folder: Path) -> None:
     """Return as soon as a job has committed its first video."""
     store = Store(folder)
     while not store.done_ids():
@@ -358,9 +359,12 @@ def wait_for_a_video(process: subprocess.Popen[str], folder: Path) -> None:
 def test_an_interrupted_run_exits_with_130_keeps_what_is_done_and_goes_on(
     tmp_path: Path, tiny_checkpoint: Path, pets: Path, run: Run
 ) -> None:
-    slow = tiny_overrides(tiny_checkpoint, steps=40)
-    command = on_ray_command(slow, pets)
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    tiny = tiny_overrides(tiny_checkpoint)
+    command = on_ray_command(tiny, pets)
+    slow = without_torch(tmp_path / "out", video_s=2)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for_a_video(process, tmp_path / "out")
     begun = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)  # SIGTERM: test_an_interrupted_serial_run_has_every_finished_video_in_its_table
@@ -373,7 +377,7 @@ def test_an_interrupted_run_exits_with_130_keeps_what_is_done_and_goes_on(
     assert "the same command goes on from here" in out
     kept = mtimes(tmp_path / "out")
     assert 1 <= len(rows(tmp_path / "out")) == len(kept) < 12
-    code, out, _ = run(*slow, *GRID)
+    code, out, _ = run(*tiny, *GRID)
     assert code == 0
     assert f"{len(kept)} done, {12 - len(kept)} new" in out
     assert {name: mtimes(tmp_path / "out")[name] for name in kept} == kept
@@ -382,8 +386,11 @@ def test_an_interrupted_run_exits_with_130_keeps_what_is_done_and_goes_on(
 def test_a_second_signal_stops_a_run_on_ray_at_once_and_with_it_all_of_rays_processes(
     tmp_path: Path, tiny_checkpoint: Path, pets: Path
 ) -> None:
-    command = on_ray_command(tiny_overrides(tiny_checkpoint, steps=200), pets)
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = on_ray_command(tiny_overrides(tiny_checkpoint), pets)
+    slow = without_torch(tmp_path / "out", video_s=10)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for_a_video(process, tmp_path / "out")
     begun = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
@@ -398,15 +405,18 @@ def test_a_second_signal_stops_a_run_on_ray_at_once_and_with_it_all_of_rays_proc
 def test_a_killed_driver_loses_nothing_that_was_committed(
     tmp_path: Path, tiny_checkpoint: Path, pets: Path, run: Run
 ) -> None:
-    slow = tiny_overrides(tiny_checkpoint, steps=40)
-    command = on_ray_command(slow, pets)
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    tiny = tiny_overrides(tiny_checkpoint)
+    command = on_ray_command(tiny, pets)
+    slow = without_torch(tmp_path / "out", video_s=2)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+    )
     wait_for_a_video(process, tmp_path / "out")
     committed = Store(tmp_path / "out").done_ids()
     process.kill()
     process.wait()
     assert committed <= Store(tmp_path / "out").done_ids()
-    assert run(*slow, *GRID)[0] == 0
+    assert run(*tiny, *GRID)[0] == 0
     assert len(rows(tmp_path / "out")) == 12
     assert command_line.main(["verify", str(tmp_path / "out")]) == 0
 
