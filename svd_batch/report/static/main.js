@@ -66,9 +66,9 @@ function wirePage() {
   });
 }
 
-// Show one cell of a figure in the grid; `cell` is {axis: value}, and the answer calls compared folders `output`.
+// Show one cell of a figure in the grid; `cell` is {axis: value}.
 function showCell(cell) {
-  const places = Object.entries(cell).map(([key, value]) => [key === "output" ? "dataset" : key, value]).map(([name, value]) => [name, axes.find(axis => axis.name === name)?.values.indexOf(value) ?? -1]);
+  const places = Object.entries(cell).map(([name, value]) => [name, axes.find(axis => axis.name === name)?.values.indexOf(value) ?? -1]);
   const known = places.filter(([, place]) => place >= 0);
   if (known.length) {
     const text = known.map(pair => pair.join(":")).join(",");
