@@ -46,9 +46,7 @@ def page_data(
     return {
         "num": rows.num_rows,
         "folders": [{"name": f.name, "href": f.href(page)} for f in sweep.folders],
-        "axes": [
-            {"name": axis.name, "values": list(axis.values), "texts": [_text(v) for v in axis.values]} for axis in axes
-        ],
+        "axes": [_axis(axis) for axis in axes],
         "places": {axis.name: _places(rows, axis, pictures) for axis in axes},
         "measures": [_measure(measure) for measure in measures],
         "pictures": _pictures(rows, selection),
@@ -59,6 +57,14 @@ def page_data(
         **_files(sweep, rows, pictures, embed=embed),
         "recipes": recipes(sweep.folders, rows).columns(rows, pictures),
     }
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    """Return an axis; `order` is its field's place in a cell, by which the analysis orders cells."""
+    fields = (OUTPUT, *CELL_FIELDS)
+    order = fields.index(axis.name) if axis.name in fields else len(fields)
+    texts = [_text(value) for value in axis.values]
+    return {"name": axis.name, "values": list(axis.values), "texts": texts, "order": order}
 
 
 def _text(value: Any) -> str:
