@@ -24,18 +24,21 @@ function follow(what) {
 }
 
 function wirePage() {
-  box.addEventListener("scroll", () => {
-    draw();
-    state.top = String(Math.round(box.scrollTop));
+  const [boxScrolled, pageScrolled] = [scrollWatch(() => box.scrollTop), scrollWatch(() => scrollY)];
+  box.addEventListener("scroll", () => { // the browser tells it once a frame
+    const top = boxScrolled();
+    drawAt(top);
+    state.top = String(Math.round(top));
     writeState();
   }, { passive: true });
   addEventListener("scroll", () => {
-    state.page = String(Math.round(scrollY));
+    state.page = String(Math.round(pageScrolled()));
     writeState();
   }, { passive: true });
   let wide = box.clientWidth;
   new ResizeObserver(() => {
     if (box.clientWidth !== wide) arrange();
+    else draw();
     wide = box.clientWidth;
   }).observe(box);
   canvas.addEventListener("click", event => {
