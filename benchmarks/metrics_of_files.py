@@ -60,7 +60,9 @@ def main() -> None:
         spread = float(np.subtract(*np.quantile(before, [0.9, 0.1])))
         part = f"{middle / spread:+.1%}" if spread else "–"
         largest = change[np.abs(change).argmax()]
-        print(f"| `{name}` | {np.median(before):.3g} | {middle:+.3g} | {low:+.3g} to {high:+.3g} | {largest:+.3g} | {part} |")
+        print(
+            f"| `{name}` | {np.median(before):.3g} | {middle:+.3g} | {low:+.3g} to {high:+.3g} | {largest:+.3g} | {part} |"
+        )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,12 @@ def measure(page: Any, session: Any, px: int, seconds: float) -> dict[str, float
     before = counters()
     found = page.evaluate(SCROLL, [px, seconds])
     after = counters()
-    kinds = {"script": "ScriptDuration", "style": "RecalcStyleDuration", "layout": "LayoutDuration", "task": "TaskDuration"}
+    kinds = {
+        "script": "ScriptDuration",
+        "style": "RecalcStyleDuration",
+        "layout": "LayoutDuration",
+        "task": "TaskDuration",
+    }
     each = {name: 1000 * (after[counter] - before[counter]) / found["frames"] for name, counter in kinds.items()}
     return {
         **each,
@@ -74,7 +79,9 @@ def main() -> None:
                 page.wait_for_timeout(3000)
                 page.evaluate("document.getElementById('clips').scrollIntoView()")
                 found = measure(page, session, px, arguments.seconds)
-                print(f"{path.name}, {px} px a frame:", ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
+                print(
+                    f"{path.name}, {px} px a frame:", ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+                )
                 page.close()
         browser.close()
 

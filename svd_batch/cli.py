@@ -381,9 +381,7 @@ def _report(rest: list[str]) -> int:
             arguments.output, arguments.out, arguments.watch, embed=arguments.embed, markdown=arguments.markdown
         )
     else:
-        path = write_report(
-            arguments.output, arguments.out, embed=arguments.embed, markdown=arguments.markdown
-        )
+        path = write_report(arguments.output, arguments.out, embed=arguments.embed, markdown=arguments.markdown)
     if arguments.embed and path.stat().st_size > _MAILABLE_BYTES:
         megabytes = path.stat().st_size / 1e6
         print(f"warning: {path} has {megabytes:.0f} MB; many mail servers take no more than 25", file=sys.stderr)

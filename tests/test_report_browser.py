@@ -415,7 +415,9 @@ def test_the_lookup_answers_as_recommend_does(page: Opened, output: Store, targe
 
 
 def test_bounds_stay_in_the_address(browser: Browser, output: Store) -> None:
-    opened = open_file(browser, output.root / "report.html", "play=0&bounds=likeness:most:0.7,motion:least:1,nonsense:x:1")
+    opened = open_file(
+        browser, output.root / "report.html", "play=0&bounds=likeness:most:0.7,motion:least:1,nonsense:x:1"
+    )
     assert opened.page.locator("#bounds select").evaluate_all("all => all.map(s => s.value)") == [
         "likeness", "most", "motion", "least"
     ]  # fmt: skip

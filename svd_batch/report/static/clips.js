@@ -33,7 +33,7 @@ function clipElement(clip, box, scope = "page") {
   element.scope = scope;
   element.box = box;
   const poster = posterOf(clip);
-  if (poster) element.append(make("img", { class: "poster", src: poster, alt: "", loading: "lazy", decoding: "async" }));
+  if (poster) element.append(make("img", { class: "poster", src: poster, alt: "", loading: "lazy", decoding: "async", onerror: event => event.target.remove() }));
   if (reason) element.append(make("span", { class: "why" }, reason));
   else observerOf(box).observe(element);
   return element;

@@ -51,8 +51,8 @@ function measureSizes() {
   const bars = [...box.parentElement.children].reduce((sum, child) => sum + (child === box ? 0 : child.offsetHeight), 0);
   const room = Math.max(innerHeight - 60, 540) - bars - 100; // of the lines: what bars and headings leave
   const widthFor = lines => Math.min(WIDEST_PX, Math.max(150, (room / Math.min(lines, view.lines.length) - 30) * widest));
-  const isNarrow = view.label + view.numColumns * widthFor(3) < 0.9 * inside;
-  const most = widthFor(isNarrow ? 2 : 3); // so many lines are in sight
+  const fills = width => view.label + view.numColumns * (width + GAP_PX) >= 0.9 * inside;
+  const most = [3, 2, 1.35].map(widthFor).find(fills) ?? widthFor(1.35); // of so many lines in sight
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
   view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 52 : 0);
