@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from svd_batch.metrics import METRICS
+from svd_batch.metrics import METRICS  # noqa: E402
 
 
 def columns_of(folder: Path, source: str) -> dict[str, np.ndarray]:
@@ -60,9 +60,8 @@ def main() -> None:
         spread = float(np.subtract(*np.quantile(before, [0.9, 0.1])))
         part = f"{middle / spread:+.1%}" if spread else "–"
         largest = change[np.abs(change).argmax()]
-        print(
-            f"| `{name}` | {np.median(before):.3g} | {middle:+.3g} | {low:+.3g} to {high:+.3g} | {largest:+.3g} | {part} |"
-        )
+        figures = f"{np.median(before):.3g} | {middle:+.3g} | {low:+.3g} to {high:+.3g} | {largest:+.3g}"
+        print(f"| `{name}` | {figures} | {part} |")
 
 
 if __name__ == "__main__":

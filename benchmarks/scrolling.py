@@ -18,7 +18,8 @@ SCROLL = """([px, seconds]) => new Promise(done => {
     const box = document.getElementById("viewport"), start = performance.now(), gaps = [];
     let before = start, most = 0, loaded = 0;
     const seen = new Set(), tasks = [];
-    new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => e.duration))).observe({ type: "longtask" });
+    const note = list => tasks.push(...list.getEntries().map(entry => entry.duration));
+    new PerformanceObserver(note).observe({ type: "longtask" });
     const next = now => {
         gaps.push(now - before);
         before = now;
@@ -26,7 +27,8 @@ SCROLL = """([px, seconds]) => new Promise(done => {
         const videos = document.querySelectorAll("#canvas video");
         most = Math.max(most, videos.length);
         for (const video of videos) if (!seen.has(video)) seen.add(video), loaded += 1;
-        if (now - start < seconds * 1000 && box.scrollTop < box.scrollHeight - box.clientHeight - 1) requestAnimationFrame(next);
+        const isAtEnd = box.scrollTop >= box.scrollHeight - box.clientHeight - 1;
+        if (now - start < seconds * 1000 && !isAtEnd) requestAnimationFrame(next);
         else done({ frames: gaps.length, seconds: (now - start) / 1000, gaps, most, loaded, tasks });
     };
     requestAnimationFrame(next);

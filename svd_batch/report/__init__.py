@@ -29,7 +29,6 @@ from svd_batch.report.reactions import reactions
 from svd_batch.report.selection import MOST_CLIPS, Selection, select
 from svd_batch.store import Store, flush, move
 
-
 FOLDER = "report"
 """Where files beside the page go, below the (first) output folder."""
 
