@@ -52,7 +52,8 @@ function measureSizes() {
   const room = Math.max(innerHeight - 60, 540) - bars - 100; // of the lines: what bars and headings leave
   const widthFor = lines => Math.min(WIDEST_PX, Math.max(150, (room / Math.min(lines, view.lines.length) - 30) * widest));
   const fills = width => view.label + view.numColumns * (width + GAP_PX) >= 0.9 * inside;
-  const most = [3, 2, 1.35].map(widthFor).find(fills) ?? widthFor(1.35); // of so many lines in sight
+  const lines = inside > 1500 ? [3, 2, 1.35] : [3, 2]; // so many are in sight: the fewer, the larger
+  const most = lines.map(widthFor).find(fills) ?? widthFor(lines.at(-1));
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
   view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 52 : 0);
