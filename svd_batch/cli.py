@@ -392,9 +392,11 @@ def _report(rest: list[str]) -> int:
     from svd_batch.report.watch import watch
 
     if arguments.watch is not None:
-        path = watch(arguments.output, arguments.out, arguments.watch, embed=arguments.embed)
+        path = watch(
+            arguments.output, arguments.out, arguments.watch, embed=arguments.embed, markdown=arguments.markdown
+        )
     else:
-        path = write_report(arguments.output, arguments.out, embed=arguments.embed)
+        path = write_report(arguments.output, arguments.out, embed=arguments.embed, markdown=arguments.markdown)
     if arguments.embed and path.stat().st_size > _MAILABLE_BYTES:
         megabytes = path.stat().st_size / 1e6
         print(f"warning: {path} has {megabytes:.0f} MB; many mail servers take no more than 25", file=sys.stderr)

@@ -180,8 +180,26 @@ def test_the_shares_are_told_largest_first():
 
 
 def test_the_shares_of_a_single_picture_name_no_picture():
-    sentence = analyse(sweep(BUCKETS, pictures=1, metrics={"motion": ramp})).sentences[-1]
-    assert sentence.text == "of the variance of motion, motion_bucket_id 100 % and their interplay and chance 0 %"
+    sentence = analyse(sweep({**BUCKETS, **NOISES}, pictures=1, metrics={"motion": ramp})).sentences[-1]
+    assert sentence.text == (
+        "of the variance of motion, motion_bucket_id 100 %, noise_aug_strength 0 % and their interplay and chance 0 %"
+    )
+
+
+def test_an_axis_by_itself_has_no_interplay_and_one_that_explains_all_by_force_no_share():
+    jitter = noise(1.0)
+    found = analyse(sweep(BUCKETS, pictures=1, replicates=3, metrics={"motion": lambda row: ramp(row) + jitter(row)}))
+    assert re.search(r"^of the variance of motion, motion_bucket_id \d+ % and chance \d+ %$", found.sentences[-1].text)
+    assert [s.kind for s in analyse(sweep(BUCKETS, pictures=1, metrics={"motion": ramp})).sentences] == ["one_picture"]
+
+
+def test_an_axis_over_several_pictures_has_interplay_with_them():
+    sentence = analyse(sweep(BUCKETS, pictures=3, metrics={"motion": ramp})).sentences[-1]
+    assert sentence.text.endswith("the picture 0 % and their interplay and chance 0 %")
+
+
+def test_a_single_cell_has_no_shares():
+    assert not analyse(sweep({}, pictures=3, replicates=2, metrics={"motion": noise(1.0)})).sentences
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), 0.0, 1e-300, -1e9])

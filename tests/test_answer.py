@@ -178,6 +178,15 @@ def test_one_picture_has_no_intervals_and_says_so():
     assert "interval" not in " ".join(re.findall(r"<title>(.*?)</title>", html_of(analysis)))
 
 
+def test_one_axis_over_one_picture_has_no_bar_that_could_only_be_full():
+    html = page_of(sweep({"motion_bucket_id": BUCKETS}, pictures=1, metrics=METRICS))
+    assert "explains how much" not in html
+    assert "interplay" not in html
+    html = page_of(sweep({"motion_bucket_id": BUCKETS}, pictures=1, replicates=2, metrics={"motion": noise(1.0)}))
+    assert "chance: " in html
+    assert "interplay" not in html
+
+
 def test_few_pictures_holes_and_missing_values_are_told():
     metrics = {"motion": METRICS["motion"], "flicker": lambda row: None if row["picture"] else 1.0}
     analysis = analyse(

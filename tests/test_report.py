@@ -24,7 +24,8 @@ from builders import (
 )
 
 from svd_batch import cli as command_line
-from svd_batch import dataset
+from svd_batch import dataset, report
+from svd_batch.analysis import analyse
 from svd_batch.config import Codec, VideoConfig
 from svd_batch.errors import UserError
 from svd_batch.quality import in_quality, quality_of
@@ -48,7 +49,7 @@ def row_of(image_id: str = "cat", **changes: Any) -> dict[str, Any]:
 
 def sweep_of(rows: list[dict[str, Any]]) -> Sweep:
     """Return the videos of a folder that need not exist."""
-    return Sweep((), pa.Table.from_pylist([{**row, "dataset": "out"} for row in rows]))
+    return Sweep((), pa.Table.from_pylist([{**row, "output": "out"} for row in rows]))
 
 
 def sweep_over(cells: Any, image_ids: Any = ("cat",)) -> Sweep:
@@ -306,7 +307,7 @@ def test_a_damaged_table_is_refused_in_a_sentence(tmp_path: Path):
 def test_the_folder_is_one_more_axis(tmp_path: Path):
     roots = [make_output(tmp_path / name, image_ids=["cat"], cells=GRID[:2]).root for name in ("a", "b")]
     axes = {axis.name: axis.values for axis in varying_axes(read_sweep(roots))}
-    assert axes == {"noise_aug_strength": (0.02, 0.1), "dataset": ("a", "b")}
+    assert axes == {"noise_aug_strength": (0.02, 0.1), "output": ("a", "b")}
 
 
 def test_folders_of_the_same_name_are_told_apart_by_their_parents(tmp_path: Path):
@@ -378,6 +379,26 @@ def test_watching_a_finished_run_writes_the_page_once(tmp_path: Path, capsys: py
     store = make_output(tmp_path / "out", image_ids=["cat"])
     assert command_line.main(["report", str(store.root), "--watch"]) == 0
     assert data_of(store.root / "report.html")["refreshS"] is None
+
+
+def test_report_md_is_written_from_the_analysis_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    calls: list[int] = []
+    monkeypatch.setattr(report, "analyse", lambda videos: calls.append(len(videos)) or analyse(videos))
+    assert command_line.main(["report", str(store.root), "--markdown"]) == 0
+    assert calls == [1]
+    path = store.root / "report/report.md"
+    assert path.is_file()
+    assert str(path) in capsys.readouterr().out
+
+
+def test_a_folder_without_a_video_has_a_page_and_a_report_md_that_say_so(tmp_path: Path):
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    pq.write_table(pq.read_table(store.metadata).slice(0, 0), store.metadata)
+    assert "No video was made" in Tags(write_report(store.root, markdown=True)).text
+    assert "No video was made" in (store.root / "report/report.md").read_text()
 
 
 def test_a_folder_that_is_no_output_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

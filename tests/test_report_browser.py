@@ -29,6 +29,7 @@ from builders import (
 from PIL import Image
 
 from svd_batch import dataset, ids, show
+from svd_batch.analysis import Bound, Target, read_videos, recommend
 from svd_batch.config import Codec, VideoConfig
 from svd_batch.records import SweepCell, VideoRecord
 from svd_batch.report import write_report
@@ -139,6 +140,8 @@ RESET = """() => {
     set("#y", "noise_aug_strength", "change");
     set("#order", "high", "change");
     set("#sort", "", "change");
+    set("#aim", "near", "change");
+    document.querySelectorAll("#bounds .remove").forEach(() => document.querySelector("#bounds .remove").click());
     set("#sliders input", "0", "input");
     const play = document.querySelector("#clips .play");
     if (play.ariaLabel === "Pause") play.click();
@@ -352,11 +355,66 @@ def test_the_lookup_names_the_nearest_cell_that_was_made(page: Opened) -> None:
     assert "median over 2 pictures" in page.text("#lookup-all")
 
 
+def set_bounds(page: Opened, bounds: list[tuple[str, str, float]]) -> None:
+    """Have the lookup keep these bounds alone, by its own controls."""
+    while page.count("#bounds .remove"):
+        page.page.locator("#bounds .remove").first.click()
+    for i, (metric, side, value) in enumerate(bounds):
+        page.page.click("#add-bound")
+        page.page.locator("#bounds .of").nth(i).select_option(metric)
+        page.page.locator("#bounds .side").nth(i).select_option(side)
+        page.page.locator("#bounds input[type=number]").nth(i).fill(str(value))
+
+
 def test_a_bound_moves_the_lookup_to_a_cell_that_keeps_it(page: Opened) -> None:
     page.page.eval_on_selector("#target", "e => { e.value = 2.4; e.dispatchEvent(new Event('input')); }")
-    page.page.eval_on_selector("#least", "e => { e.value = 0.5; e.dispatchEvent(new Event('input')); }")
+    set_bounds(page, [("likeness", "least", 0.5)])
     assert "motion_bucket_id 127, noise_aug_strength 0.1" in page.text("#lookup-all")
     assert "2 of 2 pictures" in page.text("#lookup-all")
+
+
+@pytest.mark.parametrize("target", ["1.5", "most", "least"])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        [],
+        [("likeness", "least", 0.5)],
+        [("likeness", "least", 0.3), ("likeness", "most", 0.7)],
+        [("likeness", "least", 0.5), ("motion", "most", 1.35), ("generate_s", "most", 5)],
+        [("likeness", "least", 0.9), ("motion", "least", 1)],
+    ],
+)
+def test_the_lookup_answers_as_recommend_does(page: Opened, output: Store, target: str, bounds: Any) -> None:
+    page.page.select_option("#aim", target if target in ("most", "least") else "near")
+    if target == "1.5":
+        page.page.fill("#target-number", target)
+    set_bounds(page, bounds)
+    asked = [Bound(name, **{f"at_{side}": value}) for name, side, value in bounds]
+    wanted = target if target in ("most", "least") else float(target)
+    expected = recommend(read_videos([output.root]), Target("motion", wanted), asked)  # type: ignore[arg-type]
+    fields = page.page.locator("#lookup-others-head th").all_inner_texts()[:3]
+
+    def texts(index: int) -> list[str]:
+        return [f"{getattr(expected.cells[index].settings, field):g}" for field in fields]
+
+    named = ", ".join(f"{f} {v}" for f, v in zip(fields, texts(expected.best.index), strict=True))
+    assert page.text("#lookup-all").startswith(named)
+    assert ("No cell keeps" in page.text("#lookup-all")) == (not expected.best.is_met)
+    rows = [row.split("\t") for row in page.page.locator("#lookup-others tr").all_inner_texts()]
+    assert [row[:3] for row in rows] == [texts(one.index) for one in expected.runners_up]
+    each = [row.split("\t") for row in page.page.locator("#lookup-each tr").all_inner_texts()]
+    assert {row[0]: row[1:4] for row in each} == {one.image_id: texts(one.index) for one in expected.pictures}
+
+
+def test_bounds_stay_in_the_address(browser: Browser, output: Store) -> None:
+    opened = open_file(
+        browser, output.root / "report.html", "play=0&bounds=likeness:most:0.7,motion:least:1,nonsense:x:1"
+    )
+    assert opened.page.locator("#bounds select").evaluate_all("all => all.map(s => s.value)") == [
+        "likeness", "most", "motion", "least"
+    ]  # fmt: skip
+    assert opened.page.locator("#bounds input[type=number]").first.input_value() == "0.7"
+    opened.page.close()
 
 
 def test_the_lookup_filters_the_grid_to_its_cell(page: Opened) -> None:
@@ -426,7 +484,7 @@ def test_a_reload_keeps_what_was_chosen(browser: Browser, output: Store) -> None
     opened.page.close()
 
 
-@pytest.mark.parametrize("width", [360, 1920])
+@pytest.mark.parametrize("width", [360, 1920, 2560])
 def test_nothing_sticks_out_sideways(page: Opened, width: int) -> None:
     page.page.set_viewport_size({"width": width, "height": 800})
     assert page.page.evaluate("document.documentElement.scrollWidth") == width
@@ -474,6 +532,31 @@ def test_a_page_of_one_cell_without_metrics_works(browser: Browser, tmp_path: Pa
     opened = open_file(browser, write_report(make_output(tmp_path / "out", image_ids=["cat"]).root))
     opened.page.wait_for_selector("#canvas video")
     assert (cells(opened), opened.count("#lookup"), opened.complaints) == (1, 0, [])
+    opened.page.close()
+
+
+def test_while_it_scrolls_fast_nothing_is_loaded_and_nothing_plays(browser: Browser, tmp_path: Path) -> None:
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    row = pq.read_table(store.metadata).to_pylist()[0]
+    rows = [{**row, "image_id": f"p{i // 10}", "motion_bucket_id": i % 10} for i in range(2000)]
+    pq.write_table(pa.Table.from_pylist(rows), store.metadata)
+    opened = open_file(browser, write_report(store.root), "play=1")
+    opened.page.wait_for_selector("#canvas video")
+    found = opened.page.evaluate("""() => new Promise(done => {
+        const box = document.querySelector("#viewport"), before = new Set(document.querySelectorAll("#canvas video"));
+        let frames = 0, loaded = 0, playing = 0;
+        const next = () => {
+            if (frames > 1) for (const video of document.querySelectorAll("#canvas video")) {
+                loaded += !before.has(video);
+                playing += !video.paused;
+            }
+            box.scrollTop += 1500;
+            if (++frames < 15) requestAnimationFrame(next); else done([loaded, playing]);
+        };
+        requestAnimationFrame(next);
+    })""")
+    assert found == [0, 0]
+    opened.until("() => [...document.querySelectorAll('#canvas video')].some(v => !v.paused)")
     opened.page.close()
 
 

@@ -210,16 +210,17 @@ def _unclear(c: Comparison, subject: str, axis: str) -> tuple[str, str]:
 
 
 def variance(found: Shares) -> Sentence | None:
-    """Return which axis explains how much of a metric; None where there is no variance."""
-    if found.picture is None:
+    """Return which axis explains how much of a metric; None where nothing is split."""
+    if found.picture is None or not found.is_telling:
         return None
     known = {name: share for name, share in found.axes.items() if share is not None}
     terms = sorted(known.items(), key=lambda item: -item[1])
     parts = [f"{name} {_percent(share)}" for name, share in terms]
     rest = (found.interactions or 0.0) + (found.replicates or 0.0)
-    if found.picture > 1e-9:  # a single picture explains nothing
+    if found.has_picture:
         parts.append(f"the picture {_percent(found.picture)}")
-    parts.append(f"their interplay and chance {_percent(rest)}")
+    whose = "their " if found.rest_name != "chance" else ""
+    parts.append(f"{whose}{found.rest_name} {_percent(rest)}")
     about = "" if found.is_exact else "about "
     metric = describe(found.metric)
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}"

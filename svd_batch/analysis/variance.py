@@ -17,6 +17,8 @@ from svd_batch.analysis.axes import Axis
 from svd_batch.analysis.rows import Rows, group_means
 from svd_batch.analysis.videos import Codes, Values
 
+_NOTHING = 1e-9
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -34,6 +36,24 @@ class Shares:
     """The grid is whole and balanced; else the shares are approximate, and a small one may come out below zero."""
     is_separable: bool
     """The fit tells all axes apart; else their shares are one of many splits."""
+
+    @property
+    def has_picture(self) -> bool:
+        """Return whether pictures differ; a single one explains nothing."""
+        return (self.picture or 0.0) > _NOTHING
+
+    @property
+    def is_telling(self) -> bool:
+        """Return whether there is a split: of an axis and something else that may vary."""
+        num_terms = sum(share is not None for share in self.axes.values()) + self.has_picture
+        has_axis = num_terms > self.has_picture
+        return self.picture is not None and has_axis and (num_terms > 1 or (self.replicates or 0.0) > _NOTHING)
+
+    @property
+    def rest_name(self) -> str:
+        """Return what is left by axes and picture: where only one of them varies, nothing can act together."""
+        num_terms = sum(share is not None for share in self.axes.values()) + self.has_picture
+        return "interplay and chance" if num_terms > 1 else "chance"
 
 
 def shares(metric: str, axes: list[Axis], rows: Rows, values: Values) -> Shares:

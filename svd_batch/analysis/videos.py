@@ -130,6 +130,8 @@ def _columns(table: pa.Table, label: str) -> pa.Table:
         if name in table.column_names:
             columns[name] = table[name].cast(pa.string())
     for field in table.schema:
+        if field.name in columns:
+            continue  # a column that the manifest carried, by the name of ours
         kind = field.type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             columns[field.name] = table[field.name].cast(pa.float64(), safe=False)

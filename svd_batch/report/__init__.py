@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from svd_batch.analysis import analyse, videos_of
+from svd_batch.analysis import Analysis, analyse, videos_of
 from svd_batch.errors import UserError
 from svd_batch.report import costs
 from svd_batch.report.answer import answer, cell_seconds
@@ -20,12 +21,16 @@ from svd_batch.report.axes import Axis, constants, varying_axes
 from svd_batch.report.extremes import extremes, flagged, rows_that_stand_out
 from svd_batch.report.folders import Sweep, read_sweep
 from svd_batch.report.html import render
+from svd_batch.report.markdown import write_markdown
 from svd_batch.report.measures import measures
 from svd_batch.report.page_data import extremes_data, page_data
 from svd_batch.report.provenance import provenance
 from svd_batch.report.reactions import reactions
 from svd_batch.report.selection import MOST_CLIPS, Selection, select
 from svd_batch.store import Store, flush, move
+
+FOLDER = "report"
+"""Where files beside the page go, below the (first) output folder."""
 
 
 def write_report(
@@ -36,23 +41,50 @@ def write_report(
     live: bool = False,
     refresh_s: float | None = None,
     most_clips: int = MOST_CLIPS,
+    markdown: bool = False,
 ) -> Path:
     """Write the page of one or more output folders and return its path, report.html of the first by default.
 
-    `embed` puts the clips into it, `live` takes the videos from the records, `refresh_s` makes it load itself anew.
+    `embed` puts the clips into it, `live` takes the videos from the records, `refresh_s` makes it load itself anew,
+    `markdown` writes report.md below the first folder from the same analysis.
 
     Raises: UserError when one is no output folder with a table, or the page can't be written.
     """
     roots = [roots] if isinstance(roots, Path) else list(roots)
     path = out or roots[0] / "report.html"
     sweep = read_sweep(roots, live=live)
-    html = page(sweep, path, embed=embed, refresh_s=refresh_s, most_clips=most_clips)
+    answered = analysed(sweep)
+    html = page(sweep, path, answered, embed=embed, refresh_s=refresh_s, most_clips=most_clips)
     _write(sweep.folders[0].store, html, path)
+    if markdown:
+        write_markdown(answered.analysis, roots[0] / FOLDER, answered.cell_s)
     return path
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What the whole table says, not only the clips that a page has."""
+
+    analysis: Analysis
+    cell_s: list[float | None]
+    """What a video took, by cell."""
+
+
+def analysed(sweep: Sweep) -> Answered:
+    """Return what the videos say."""
+    filled = {folder.name: folder.table for folder in sweep.folders if folder.table.num_rows}
+    videos = videos_of(filled or {folder.name: folder.table for folder in sweep.folders})
+    return Answered(analyse(videos), cell_seconds(videos))
+
+
 def page(
-    sweep: Sweep, path: Path, *, embed: bool = False, refresh_s: float | None = None, most_clips: int = MOST_CLIPS
+    sweep: Sweep,
+    path: Path,
+    answered: Answered,
+    *,
+    embed: bool = False,
+    refresh_s: float | None = None,
+    most_clips: int = MOST_CLIPS,
 ) -> str:
     """Return the page that is to stand at `path`."""
     axes = varying_axes(sweep) if sweep.num_videos else []
@@ -68,7 +100,7 @@ def page(
         refresh_s=refresh_s,
         has_metrics=any(measure.is_metric for measure in found),
         embed=embed,
-        **_answer(sweep),
+        **_answer(sweep, answered),
         failures=costs.failures(sweep),
         stages=costs.stages(sweep),
         shares=costs.shares,
@@ -78,14 +110,13 @@ def page(
     )
 
 
-def _answer(sweep: Sweep) -> dict[str, Any]:
-    """Return what the whole table says, not only the clips that the page has; nothing where there is no video."""
+def _answer(sweep: Sweep, answered: Answered) -> dict[str, Any]:
+    """Return the answer as templates show it; nothing where there is no video."""
     if not sweep.num_videos:
         return {"answer": None, "reactions": []}
-    videos = videos_of({folder.name: folder.table for folder in sweep.folders if folder.table.num_rows})
-    analysis = analyse(videos)
     score = " ".join(str(folder.store.root) for folder in sweep.folders)
-    return {"answer": answer(analysis, cell_seconds(videos), score=score), "reactions": reactions(analysis)}
+    found = answer(answered.analysis, answered.cell_s, score=score)
+    return {"answer": found, "reactions": reactions(answered.analysis)}
 
 
 def _header(sweep: Sweep, axes: Sequence[Axis], selection: Selection) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from svd_batch.records import CELL_FIELDS, EXACT
-from svd_batch.report.folders import DATASET, Sweep
+from svd_batch.report.folders import OUTPUT, Sweep
 
 _PRESET = {"num_inference_steps", *EXACT}
 """What a preset of quality may set."""
@@ -30,27 +30,27 @@ def varying_axes(sweep: Sweep) -> list[Axis]:
     """
     axes = [Axis(name, _values(sweep, name)) for name in _axis_columns(sweep.table)]
     varying = (axis for axis in axes if len(axis.values) > 1)
-    return sorted(varying, key=lambda axis: (axis.name != DATASET, -len(axis.values)))
+    return sorted(varying, key=lambda axis: (axis.name != OUTPUT, -len(axis.values)))
 
 
 def _values(sweep: Sweep, name: str) -> tuple[Any, ...]:
     found = pc.unique(sweep.table[name]).to_pylist()
-    if name == DATASET:
+    if name == OUTPUT:
         return tuple(folder.name for folder in sweep.folders if folder.name in found)
     return tuple(sorted(found, key=lambda value: (value is None, value)))
 
 
 def _axis_columns(table: pa.Table) -> tuple[str, ...]:
     """Return the columns that may be axes: the presets' names where each stands for one set of values."""
-    candidates: list[tuple[str, ...]] = [(*CELL_FIELDS, "replicate", DATASET)]
+    candidates: list[tuple[str, ...]] = [(*CELL_FIELDS, "replicate", OUTPUT)]
     qualities = set(pc.unique(table["quality"]).to_pylist())
     if len(qualities) > 1 and "custom" not in qualities:
         fields = (name for name in CELL_FIELDS if name not in _PRESET)
-        candidates.insert(0, (*fields, "quality", "replicate", DATASET))
+        candidates.insert(0, (*fields, "quality", "replicate", OUTPUT))
     for names in candidates:
         if table.group_by(["image_id", *names]).aggregate([]).num_rows == table.num_rows:
             return names
-    return (*CELL_FIELDS, "seed", DATASET)  # lists of seeds may grow by separate runs: two then share a replicate
+    return (*CELL_FIELDS, "seed", OUTPUT)  # lists of seeds may grow by separate runs: two then share a replicate
 
 
 def constants(sweep: Sweep, axes: list[Axis]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from svd_batch.report.folders import DATASET, Sweep
+from svd_batch.report.folders import OUTPUT, Sweep
 
 STAGES = ("load_s", "condition_s", "denoise_s", "decode_s", "encode_s", "commit_s")
 _NUM_BINS = 120
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 class Stages:
     """Mean seconds a video by stage, of one folder."""
 
-    dataset: str
+    output: str
     num_videos: int
     seconds: dict[str, float]
 
@@ -188,7 +188,7 @@ def failures(sweep: Sweep) -> Failures:
 def _failure_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
     for folder in sweep.folders:
         for batch in folder.failures.to_batches(max_chunksize=10_000):
-            yield from ({**row, DATASET: folder.name} for row in batch.to_pylist())
+            yield from ({**row, OUTPUT: folder.name} for row in batch.to_pylist())
 
 
 def _floats(table: pa.Table, name: str) -> Floats:

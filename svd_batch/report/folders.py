@@ -17,7 +17,7 @@ from svd_batch.errors import UserError
 from svd_batch.records import CELL_FIELDS, EXACT
 from svd_batch.store import Store
 
-DATASET = "dataset"
+OUTPUT = "output"
 """The column, and the axis, that says from which folder a video is."""
 _NEEDED = ("file_name", "video_id", "image_id", "seed", "replicate", "model_id", "num_frames", "width", "height")
 
@@ -44,7 +44,7 @@ class Sweep:
 
     folders: tuple[Folder, ...]
     table: pa.Table
-    """Every row of every folder, in their order, with the column `dataset`."""
+    """Every row of every folder, in their order, with the column `output`."""
 
     @property
     def num_videos(self) -> int:
@@ -67,7 +67,7 @@ def read_sweep(roots: Sequence[Path], *, live: bool = False) -> Sweep:
     """
     names = _names(roots)
     folders = tuple(_read(root, name, live) for root, name in zip(roots, names, strict=True))
-    parts = [f.table.append_column(DATASET, pa.array([f.name] * f.table.num_rows, pa.string())) for f in folders]
+    parts = [f.table.append_column(OUTPUT, pa.array([f.name] * f.table.num_rows, pa.string())) for f in folders]
     return Sweep(folders, _concat(parts))
 
 
@@ -95,7 +95,7 @@ def _complete(table: pa.Table) -> pa.Table:
     for name, value in {**EXACT, "quality": "final"}.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.array([value] * table.num_rows))
-    return table.drop_columns([DATASET]) if DATASET in table.column_names else table
+    return table.drop_columns([OUTPUT]) if OUTPUT in table.column_names else table
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

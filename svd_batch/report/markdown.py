@@ -39,6 +39,9 @@ def _lines(analysis: Analysis, folder: Path, seconds: Sequence[float | None] | N
     canvas = Canvas()
     yield f"# {plain(', '.join(analysis.outputs))}"
     yield ""
+    if not analysis.num_videos:
+        yield "No video was made."
+        return
     axes = ", ".join(f"{axis.name} ({len(axis.values)} values)" for axis in analysis.axes)
     over = f" over {axes}" if axes else ", one cell"
     yield plain(f"{analysis.num_videos} videos of {analysis.num_pictures} pictures{over}.")

@@ -15,7 +15,7 @@ from svd_batch.records import CELL_FIELDS
 from svd_batch.report.axes import Axis
 from svd_batch.report.columns import Column, column, compact, rounded
 from svd_batch.report.extremes import Extremes, Flagged
-from svd_batch.report.folders import DATASET, Sweep
+from svd_batch.report.folders import OUTPUT, Sweep
 from svd_batch.report.measures import Measure
 from svd_batch.report.posters import MOST_OF_THEIR_OWN, MOST_POSTERS, make_posters
 from svd_batch.report.recipes import recipes
@@ -23,7 +23,7 @@ from svd_batch.report.selection import Selection
 
 _LEFT_OUT = {"video_sha256", "fingerprint"}
 """Of no use to a person who looks, and long."""
-_HANDLED = {"file_name", "video_id", "image_id", DATASET}
+_HANDLED = {"file_name", "video_id", "image_id", OUTPUT}
 _TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp", "mkv": "video/x-matroska"}
 
 
@@ -46,9 +46,7 @@ def page_data(
     return {
         "num": rows.num_rows,
         "folders": [{"name": f.name, "href": f.href(page)} for f in sweep.folders],
-        "axes": [
-            {"name": axis.name, "values": list(axis.values), "texts": [_text(v) for v in axis.values]} for axis in axes
-        ],
+        "axes": [_axis(axis) for axis in axes],
         "places": {axis.name: _places(rows, axis, pictures) for axis in axes},
         "measures": [_measure(measure) for measure in measures],
         "pictures": _pictures(rows, selection),
@@ -59,6 +57,14 @@ def page_data(
         **_files(sweep, rows, pictures, embed=embed),
         "recipes": recipes(sweep.folders, rows).columns(rows, pictures),
     }
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    """Return an axis; `order` is its field's place in a cell, by which the analysis orders cells."""
+    fields = (OUTPUT, *CELL_FIELDS)
+    order = fields.index(axis.name) if axis.name in fields else len(fields)
+    texts = [_text(value) for value in axis.values]
+    return {"name": axis.name, "values": list(axis.values), "texts": texts, "order": order}
 
 
 def _text(value: Any) -> str:
@@ -84,7 +90,7 @@ def _places(rows: pa.Table, axis: Axis, pictures: Sequence[int]) -> Column:
 
 def _folder_places(sweep: Sweep, rows: pa.Table) -> list[int]:
     position = {folder.name: i for i, folder in enumerate(sweep.folders)}
-    return [position[name] for name in rows[DATASET].to_pylist()]
+    return [position[name] for name in rows[OUTPUT].to_pylist()]
 
 
 def _pictures(rows: pa.Table, selection: Selection) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def _files(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], *, embed: bool
         for video_id, suffix, name in zip(rows["video_id"].to_pylist(), suffixes, names, strict=True)
     ]
     roots = {folder.name: folder.store.root for folder in sweep.folders}
-    paths = [roots[name] / file for name, file in zip(rows[DATASET].to_pylist(), names, strict=True)]
+    paths = [roots[name] / file for name, file in zip(rows[OUTPUT].to_pylist(), names, strict=True)]
     there = [path.is_file() for path in paths]
     found: dict[str, Any] = {
         "suffix": compact(suffixes, pictures),
@@ -132,7 +138,7 @@ def _data_uri(path: Path) -> str:
 
 def _posters(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], there: Sequence[bool]) -> list[int | None]:
     """Return for each clip the clip whose poster it shows: its own, or in a large page its picture's first."""
-    folders, names = rows[DATASET].to_pylist(), rows["file_name"].to_pylist()
+    folders, names = rows[OUTPUT].to_pylist(), rows["file_name"].to_pylist()
     shared = sum(there) > MOST_OF_THEIR_OWN
     owners: dict[Any, int] = {}
     for i, (folder, picture) in enumerate(zip(folders, pictures, strict=True)):

@@ -23,7 +23,7 @@ from svd_batch.images import read_bytes
 from svd_batch.manifest import read_manifest
 from svd_batch.records import CELL_FIELDS, ImageRecord, VideoRecord, from_dict
 from svd_batch.report.columns import compact
-from svd_batch.report.folders import DATASET, Folder
+from svd_batch.report.folders import OUTPUT, Folder
 
 MOST_PICTURES = 2000
 """So many pictures are looked at; each costs a millisecond or two."""
@@ -82,9 +82,9 @@ def recipes(folders: Sequence[Folder], rows: pa.Table) -> Recipes:
     known: dict[Any, int] = {}
     sources = {folder.name: _Source(folder, set(rows["image_id"].to_pylist())) for folder in folders}
     steering = _steering_names(rows)
-    for row in rows.select([DATASET, "image_id", *steering]).to_pylist():
-        source = sources[row[DATASET]]
-        key = (row[DATASET], *(row[name] for name in steering))
+    for row in rows.select([OUTPUT, "image_id", *steering]).to_pylist():
+        source = sources[row[OUTPUT]]
+        key = (row[OUTPUT], *(row[name] for name in steering))
         opening, imports, note = source.opening(row["image_id"])
         for name, chosen, extra in (("command", found.command, None), ("script", found.script, imports)):
             if source.settings is None or (name == "script" and opening is None):

@@ -52,22 +52,23 @@ def kinds(analysis: Analysis) -> list[tuple[str, str]]:
     """Return (kind, name) of whatever a bar may be split into."""
     axes = [(f"axis-{i % 6}", axis.name) for i, axis in enumerate(analysis.axes)]
     picture = [("picture", "the picture")] if analysis.num_pictures > 1 else []
-    return [*axes, *picture, ("rest", "interplay and chance")]
+    rest = "interplay and chance" if len(axes) + len(picture) > 1 else "chance"
+    return [*axes, *picture, ("rest", rest)]
 
 
 def bars(analysis: Analysis) -> list[Bar]:
-    """Return a bar for each metric that has variance; nothing where no axis varies."""
+    """Return a bar for each metric whose variance is split; nothing where no axis varies."""
     if not analysis.axes:
         return []
     titles = {metric.name: metric.title for metric in analysis.metrics}
-    found = {s.metric: s for s in analysis.shares if s.picture is not None}
+    found = {s.metric: s for s in analysis.shares if s.is_telling}
     return [_bar(titles[name], found[name], kinds(analysis)) for name in ordered(analysis) if name in found]
 
 
 def _bar(title: str, shares: Shares, named: Sequence[tuple[str, str]]) -> Bar:
     values: dict[str, float] = {name: share or 0.0 for name, share in shares.axes.items()}
     values["the picture"] = shares.picture or 0.0
-    values["interplay and chance"] = (shares.interactions or 0.0) + (shares.replicates or 0.0)
+    values[named[-1][1]] = (shares.interactions or 0.0) + (shares.replicates or 0.0)
     parts, start = [], 0.0
     whole = sum(max(values[name], 0.0) for _, name in named) or 1.0
     for kind, name in named:

@@ -14,8 +14,12 @@ _SHARE = 0.2
 """At most so much of the time goes into writing the page, so that the run keeps its cores."""
 
 
-def watch(roots: Sequence[Path], out: Path | None, interval_s: float, *, embed: bool = False) -> Path:
+def watch(
+    roots: Sequence[Path], out: Path | None, interval_s: float, *, embed: bool = False, markdown: bool = False
+) -> Path:
     """Write the page every `interval_s` until every folder's run is over or Ctrl-C; return it, written as finished.
+
+    `markdown` writes report.md, too, at the end.
 
     Raises: UserError when one is no output folder.
     """
@@ -30,7 +34,8 @@ def watch(roots: Sequence[Path], out: Path | None, interval_s: float, *, embed: 
             time.sleep(max(interval_s, (time.monotonic() - start) / _SHARE))
     except KeyboardInterrupt:
         print("no longer watching", file=sys.stderr)
-    return write_report(roots, out, embed=embed, live=not all(is_over(Store(root)) for root in roots))
+    is_live = not all(is_over(Store(root)) for root in roots)
+    return write_report(roots, out, embed=embed, live=is_live, markdown=markdown)
 
 
 def is_over(store: Store) -> bool:

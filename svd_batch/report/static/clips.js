@@ -2,8 +2,15 @@
 
 const MARGIN_PX = 160;
 const LOAD_AFTER_MS = 90;
+const LOADS_A_FRAME = 3;
+const FAST_PX_MS = 1;
+const SLOW_MS = 60;
+const CALM_AFTER_MS = 140;
 const observers = new Map(); // scrolling box -> its observer
 const loaded = new Map(); // element -> member of the clock
+const waiting = new Set(); // elements near the screen that are yet to be loaded
+let loadTimer = 0;
+let calmTimer = 0;
 
 function observerOf(box) {
   if (!observers.has(box)) {
@@ -26,16 +33,46 @@ function clipElement(clip, box, scope = "page") {
   element.scope = scope;
   element.box = box;
   const poster = posterOf(clip);
-  if (poster) element.append(make("img", { class: "poster", src: poster, alt: "", loading: "lazy", decoding: "async" }));
+  if (poster) element.append(make("img", { class: "poster", src: poster, alt: "", loading: "lazy", decoding: "async", onerror: event => event.target.remove() }));
   if (reason) element.append(make("span", { class: "why" }, reason));
   else observerOf(box).observe(element);
   return element;
 }
 
-// What only passes by while someone scrolls is not loaded.
+// What only passes by while someone scrolls is not loaded, and what is there comes a few a frame.
 function loadSoon(element) {
-  clearTimeout(element.waiting);
-  element.waiting = setTimeout(load, element.scope === "page" ? LOAD_AFTER_MS : 0, element);
+  if (element.scope !== "page") return load(element);
+  waiting.add(element);
+  loadTimer ||= setTimeout(loadSome, LOAD_AFTER_MS);
+}
+
+function loadSome() {
+  loadTimer = 0;
+  if (clock.held) return; // calm() goes on with it
+  for (const element of [...waiting].slice(0, LOADS_A_FRAME)) {
+    waiting.delete(element);
+    load(element);
+  }
+  if (waiting.size) loadTimer = setTimeout(requestAnimationFrame, 0, loadSome);
+}
+
+// Return what listens to a scrolling thing: while it goes fast, or the machine can't keep up, nothing is loaded and
+// nothing plays.
+function scrollWatch(topOf) {
+  let [before, at] = [topOf(), performance.now()];
+  return () => {
+    const [top, now] = [topOf(), performance.now()];
+    if (Math.abs(top - before) > FAST_PX_MS * (now - at) || (clock.playing && clock.gap > SLOW_MS)) hold();
+    [before, at] = [top, now];
+    clearTimeout(calmTimer);
+    calmTimer = setTimeout(calm, CALM_AFTER_MS);
+    return top;
+  };
+}
+
+function calm() {
+  letGo();
+  if (waiting.size) loadTimer ||= setTimeout(loadSome, 0);
 }
 
 function load(element) {
@@ -59,7 +96,7 @@ function load(element) {
 }
 
 function unload(element) {
-  clearTimeout(element.waiting);
+  waiting.delete(element);
   if (!loaded.has(element)) return;
   const member = loaded.get(element);
   loaded.delete(element);

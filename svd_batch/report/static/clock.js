@@ -1,7 +1,7 @@
 // One clock for all clips on the screen. Its position is a share of the clip, from 0 to 1: clips of other lengths and
 // speeds reach their ends together. Videos play by themselves, which is cheap, and are corrected when they drift.
 
-const clock = { position: 0, playing: false, speed: 1, scope: "page", last: 0 };
+const clock = { position: 0, playing: false, speed: 1, scope: "page", last: 0, held: false, gap: 0 };
 const members = new Set(); // videos that are near the screen: {video, clip, scope}
 const CORRECT_MS = 80;
 
@@ -45,6 +45,7 @@ function align(member) {
   const { video } = member;
   if (!(video.duration > 0)) return;
   if (!isActive(member)) return video.pause();
+  if (clock.held && member.scope === "page") return video.pause();
   if (!clock.playing) {
     video.pause();
     return seek(member, timeOf(member));
@@ -55,6 +56,20 @@ function align(member) {
 
 const alignAll = () => members.forEach(align);
 
+// Everything on the page stands still, the clock too, until letGo().
+function hold() {
+  if (clock.held || clock.scope !== "page") return;
+  clock.held = true;
+  members.forEach(({ video }) => video.pause());
+}
+
+function letGo() {
+  if (!clock.held) return;
+  clock.held = false;
+  if (!clock.playing) return alignAll();
+  members.forEach(member => isActive(member) && member.video.readyState >= 2 && start(member)); // where they stood
+}
+
 function correct(member) {
   const { video, clip } = member;
   if (!isActive(member) || video.readyState < 2 || video.seeking || !(video.duration > 0)) return;
@@ -64,7 +79,8 @@ function correct(member) {
     video.currentTime = Math.min(clock.position * video.duration + 0.02, video.duration - 1e-3);
     video.playbackRate = bounded(rate);
   } else {
-    video.playbackRate = bounded(Math.abs(drift) > 0.15 ? rate * (1 - 0.4 * drift) : rate);
+    const wanted = bounded(Math.abs(drift) > 0.15 ? rate * (1 - 0.4 * drift) : rate);
+    if (Math.abs(video.playbackRate - wanted) > 1e-3) video.playbackRate = wanted;
   }
   if (video.paused && !video.ended) start(member);
 }
@@ -73,8 +89,11 @@ const bounded = rate => Math.min(Math.max(rate, 0.0625), 16);
 
 function tick(now) {
   const passed = Math.min((now - clock.last) / 1000, 0.25);
+  clock.gap += 0.3 * (now - clock.last - clock.gap); // about what a picture of the screen takes, in ms
   clock.last = now;
-  if (clock.playing) {
+  if (clock.playing && clock.held && clock.scope === "page") {
+    requestAnimationFrame(tick);
+  } else if (clock.playing) {
     clock.position += passed * clock.speed / loopS;
     if (clock.position >= 1) {
       clock.position %= 1;
@@ -121,15 +140,18 @@ function setScope(scope) {
   members.forEach(align);
 }
 
+const scrubs = document.querySelectorAll("input.scrub");
+const frameNumbers = document.querySelectorAll(".frame-number");
+
 function showPosition() {
   const frame = frameAt(clock.position, mostFrames);
-  for (const slider of document.querySelectorAll("input.scrub")) {
+  for (const slider of scrubs) {
     if (slider.value !== String(frame)) {
       slider.value = frame;
       slider.setAttribute("aria-valuetext", `frame ${frame + 1} of ${mostFrames}`);
     }
   }
-  for (const text of document.querySelectorAll(".frame-number")) {
+  for (const text of frameNumbers) {
     const shown = `${frame + 1} / ${mostFrames}`;
     if (text.textContent !== shown) text.textContent = shown;
   }

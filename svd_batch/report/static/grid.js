@@ -5,6 +5,7 @@ const canvas = byId("canvas");
 const heads = byId("heads");
 const HEAD_PX = 46;
 const GAP_PX = 6;
+const WIDEST_PX = 640;
 const SIZES = { small: 88, medium: 168, large: 300 };
 
 let view = null; // what is shown: order, columns, rows and sizes
@@ -49,9 +50,10 @@ function measureSizes() {
   const least = inside < 500 ? 72 : 88;
   const bars = [...box.parentElement.children].reduce((sum, child) => sum + (child === box ? 0 : child.offsetHeight), 0);
   const room = Math.max(innerHeight - 60, 540) - bars - 100; // of the lines: what bars and headings leave
-  const widthFor = lines => Math.min(480, Math.max(150, (room / Math.min(lines, view.lines.length) - 30) * widest));
-  const isNarrow = view.label + view.numColumns * widthFor(3) < 0.6 * inside;
-  const most = widthFor(isNarrow ? 2 : 3); // so many lines are in sight
+  const widthFor = lines => Math.min(WIDEST_PX, Math.max(150, (room / Math.min(lines, view.lines.length) - 30) * widest));
+  const fills = width => view.label + view.numColumns * (width + GAP_PX) >= 0.9 * inside;
+  const lines = inside > 1500 ? [3, 2, 1.35] : [3, 2]; // so many are in sight: the fewer, the larger
+  const most = lines.map(widthFor).find(fills) ?? widthFor(lines.at(-1));
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
   view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 52 : 0);
@@ -122,9 +124,18 @@ function clipIn(row, column) {
 }
 
 function draw() {
+  if (!view) return;
+  view.seen = box.clientHeight;
+  drawAt(box.scrollTop);
+}
+
+// Have the rows near the screen in the document, when it is scrolled to `top`; asks nothing of the layout.
+function drawAt(top) {
   if (!view || !view.numRows) return;
-  const first = Math.max(0, rowAt(Math.max(0, box.scrollTop - box.clientHeight * 0.5)));
-  const last = Math.min(view.numRows - 1, rowAt(box.scrollTop + box.clientHeight * 1.5));
+  const first = Math.max(0, rowAt(Math.max(0, top - view.seen * 0.5)));
+  const last = Math.min(view.numRows - 1, rowAt(top + view.seen * 1.5));
+  if (first === view.first && last === view.last) return;
+  [view.first, view.last] = [first, last];
   for (const [row, element] of rowsShown) {
     if (row < first || row > last) {
       release(element);
@@ -137,8 +148,9 @@ function draw() {
     const element = !view.byClip && row % view.perPicture === 0 ? headRow(row) : clipRow(row);
     element.style.top = `${topOf(row)}px`;
     element.setAttribute("aria-rowindex", row + 1);
-    const after = [...rowsShown.keys()].filter(other => other > row); // in order also for those who don't see
-    canvas.insertBefore(element, after.length ? rowsShown.get(Math.min(...after)) : null);
+    let after = row + 1; // in order also for those who don't see
+    while (after <= last && !rowsShown.has(after)) after++;
+    canvas.insertBefore(element, rowsShown.get(after) ?? null);
     rowsShown.set(row, element);
   }
 }

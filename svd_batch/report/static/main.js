@@ -24,18 +24,21 @@ function follow(what) {
 }
 
 function wirePage() {
-  box.addEventListener("scroll", () => {
-    draw();
-    state.top = String(Math.round(box.scrollTop));
+  const [boxScrolled, pageScrolled] = [scrollWatch(() => box.scrollTop), scrollWatch(() => scrollY)];
+  box.addEventListener("scroll", () => { // the browser tells it once a frame
+    const top = boxScrolled();
+    drawAt(top);
+    state.top = String(Math.round(top));
     writeState();
   }, { passive: true });
   addEventListener("scroll", () => {
-    state.page = String(Math.round(scrollY));
+    state.page = String(Math.round(pageScrolled()));
     writeState();
   }, { passive: true });
   let wide = box.clientWidth;
   new ResizeObserver(() => {
     if (box.clientWidth !== wide) arrange();
+    else draw();
     wide = box.clientWidth;
   }).observe(box);
   canvas.addEventListener("click", event => {
@@ -66,9 +69,9 @@ function wirePage() {
   });
 }
 
-// Show one cell of a figure in the grid; `cell` is {axis: value}, and the answer calls compared folders `output`.
+// Show one cell of a figure in the grid; `cell` is {axis: value}.
 function showCell(cell) {
-  const places = Object.entries(cell).map(([key, value]) => [key === "output" ? "dataset" : key, value]).map(([name, value]) => [name, axes.find(axis => axis.name === name)?.values.indexOf(value) ?? -1]);
+  const places = Object.entries(cell).map(([name, value]) => [name, axes.find(axis => axis.name === name)?.values.indexOf(value) ?? -1]);
   const known = places.filter(([, place]) => place >= 0);
   if (known.length) {
     const text = known.map(pair => pair.join(":")).join(",");

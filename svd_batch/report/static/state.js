@@ -14,9 +14,9 @@ const DEFAULTS = {
   range: "", // as measure:low:high
   pick: "", // "all" or "each": only the lookup's cells; or the cell of a figure, as axis:position,…
   wanted: numbers.find(m => m.name === "motion")?.name ?? numbers.find(m => m.isMetric)?.name ?? "",
+  aim: "near", // or "most", "least"
   target: "",
-  bound: numbers.find(m => m.name === "likeness")?.name ?? "",
-  least: "",
+  bounds: numbers.some(m => m.name === "likeness") ? "likeness:least:" : "", // as measure:side:value,…; see lookup.js
   speed: "1",
   play: window.matchMedia("(prefers-reduced-motion: reduce)").matches ? "0" : "1",
   outlier: "",
@@ -33,7 +33,8 @@ function readState() {
   const names = axes.map(axis => axis.name);
   if (state.x && !names.includes(state.x)) state.x = DEFAULTS.x;
   if (state.y && !names.includes(state.y)) state.y = DEFAULTS.y;
-  for (const name of ["tint", "sort", "wanted", "bound"]) if (!measureNamed(state[name])) state[name] = DEFAULTS[name];
+  for (const name of ["tint", "sort", "wanted"]) if (!measureNamed(state[name])) state[name] = DEFAULTS[name];
+  if (!["near", "most", "least"].includes(state.aim)) state.aim = "near";
 }
 
 let writing = 0;

@@ -48,7 +48,7 @@ function showCard(cell) {
   card.style.top = `${Math.max(8, Math.min(at.top, innerHeight - card.offsetHeight - 8))}px`;
 }
 
-const hideCard = () => { card.hidden = true; };
+const hideCard = () => { if (!card.hidden) card.hidden = true; };
 
 function wireCard() {
   if (!window.matchMedia("(hover: hover)").matches) return;
