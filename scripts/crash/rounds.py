@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from crash import events, oracle, processes
 from crash.kills import DRIVER, Chooser, Planned, State
+from crash.processes import RAYLET
 from crash.settings import Kill
 from crash.workplace import Run, Workplace, events_of
 from svd_batch.records import CELL_FIELDS
@@ -152,15 +153,20 @@ class Round:
             self.outcome.violations.append(f"{where}: still running after {LIMIT_S[self.backend]:g} s")
             processes.end_all(self.place.root)
         elif code != 0 and (killed is None or not killed.is_driver):
-            self._check_words(run, code, where, may_stop=killed is not None)
+            self._check_words(run, code, where, killed)
         self._look(where)
         return code
 
-    def _check_words(self, run: Run, code: int, where: str, *, may_stop: bool) -> None:
-        """A run that wasn't killed itself tells in a sentence why it stops."""
+    def _check_words(self, run: Run, code: int, where: str, killed: Killed | None) -> None:
+        """A run that wasn't killed itself tells in a sentence why it stops.
+
+        Where the raylet dies Ray may end the driver from within, before Python can say anything.
+        """
         text = run.printed()
-        if not may_stop:
+        if killed is None:
             self.outcome.violations.append(f"{where}: ends with {code}: {last_line(run)}")
+        elif "Traceback" not in text and killed.name.startswith(RAYLET):
+            return
         elif "Traceback" in text or not any(line.startswith("error: ") for line in text.splitlines()):
             self.outcome.violations.append(f"{where}: ends with {code} and no sentence of its own: {last_line(run)}")
 
