@@ -21,6 +21,7 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # a second thread only slows so small a model down, most of all on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else threads that wait for work take cores from other tests
+os.environ.setdefault("RAY_worker_niceness", "0")  # else actors get next to nothing beside the other tests
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the runs that a test interrupts would go on

@@ -89,6 +89,7 @@ def twice(one_level: Path, tmp_path_factory: pytest.TempPathFactory) -> Twice:
     return Twice(first["regional"], second["regional"], second["whole"], notes)
 
 
+@pytest.mark.slow
 def test_two_pictures_in_a_row_have_their_pixels_and_a_second_run_finds_the_code(twice: Twice) -> None:
     first, second = twice.first, twice.second
     assert max(first["apart"]) <= 1
@@ -99,6 +100,7 @@ def test_two_pictures_in_a_row_have_their_pixels_and_a_second_run_finds_the_code
     assert seconds > 0
 
 
+@pytest.mark.slow
 def test_the_whole_unet_compiled_once_makes_two_pictures_in_a_row(twice: Twice) -> None:
     assert max(twice.whole["apart"]) <= 1
     assert twice.whole["graphs"] == 1
