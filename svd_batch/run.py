@@ -228,8 +228,8 @@ class Generation:
     def _start(self) -> int:
         log = self._logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
         self.console = self._stack.enter_context(lines_only(self.console, log, verbose=self._verbose))
+        self._stack.enter_context(at_once(self._backend.drop))  # until the backend has stopped
         self._stack.callback(self._backend.stop, self._logs)
-        self._stack.enter_context(at_once(self._backend.drop))
         num_actors = self._backend.start()
         self._stack.enter_context(interruptible())  # anew: Ray's start takes SIGTERM for itself
         return num_actors
