@@ -249,7 +249,7 @@ def test_a_ray_that_does_not_start_is_told_in_one_sentence(monkeypatch: pytest.M
     """Ray raises a bare Exception where its raylet is killed while it starts; scripts/crashtest found it."""
     import ray
 
-    def fail(**_: Any) -> None:
+    def fail(**_: object) -> None:
         raise Exception("The current node timed out during startup.\nMore of it.")
 
     monkeypatch.setattr(ray, "init", fail)
