@@ -170,7 +170,7 @@ class RayBackend:
             options["address"] = self.config.address
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises that very class where its raylet dies or is slow
             where = f"at {self.config.address}" if self.config.address else "on this machine"
             raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}") from error
         self.started = True

@@ -301,3 +301,17 @@ def test_an_actor_without_gpus_hides_them_from_torch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     RayGenerate(settings(tmp_path, tmp_path), hide_gpus=True)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_ray_that_does_not_start_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray raises a bare Exception where its raylet is killed while it starts; scripts/crashtest found it."""
+    import ray
+
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    backend = RayBackend(BackendConfig())
+    with pytest.raises(UserError, match=r"Ray did not start on this machine: The current node timed out"):
+        backend.start()
+    backend.stop(tmp_path)
