@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 12
+DEFAULT = "default"
 BUSY = "while True: pass"
 
 
@@ -41,7 +42,9 @@ def measured(policy: str, *, beside_another: bool) -> float:
     """Return `step_seconds` of a process with a policy."""
     busy = subprocess.Popen([sys.executable, "-c", BUSY]) if beside_another else None
     try:
-        environment = {**os.environ, "OMP_WAIT_POLICY": policy}
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        if policy != DEFAULT:
+            environment["OMP_WAIT_POLICY"] = policy
         command = [sys.executable, __file__, "step"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])
@@ -56,7 +59,7 @@ def main() -> None:
         print(step_seconds())
         return
     for _ in range(2):
-        for policy in ("active", "passive"):
+        for policy in (DEFAULT, "active", "passive"):
             alone, beside = (measured(policy, beside_another=busy) for busy in (False, True))
             print(f"{policy}: a step takes {alone:.3f} s alone, {beside:.3f} s beside a busy process", flush=True)
 

@@ -144,7 +144,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _code(arguments: list[str]) -> int:
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else threads that wait take the cores of those that work
     try:
         return _dispatch(arguments)
     except (UserError, ProcessError) as error:
