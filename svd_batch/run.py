@@ -104,7 +104,8 @@ def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None
         for image, reason in unreadable(job, job.config.check_images):
             console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
         if job.config.backend.address is None:  # each node of a cluster fetches for itself
-            checkpoint.fetch(pinned_model(job))
+            checkpoint.fetch(job.config.model)  # by its name, which is known offline from now on
+            checkpoint.fetch(pinned_model(job))  # nothing more, unless the name has moved on since the plan
     for caution in cautions(job):
         console.warn(caution)
     job.store.write_run(_run_json(job, unsecret(command)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -30,6 +31,14 @@ PATIENCE_S = 600
 """How long a test waits for another process: far longer than it takes on a busy machine, and below pytest's timeout."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_stale_log_handlers() -> None:
+    """Remove handlers that write to an earlier test's captured streams, which are closed by now."""
+    for handler in list(logging.root.handlers):
+        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

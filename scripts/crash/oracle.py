@@ -18,7 +18,19 @@ from svd_batch.store import Store, file_sha256
 from svd_batch.video import probe
 
 TOP = {"metadata.parquet", "failures.parquet", "README.md", "report.html", "videos", ".svd_batch"}
-INSIDE = {"run.json", "config.yaml", "records", "failures", "pending", "tmp", "lease", "plan", "logs", "posters"}
+INSIDE = {
+    "run.json",
+    "config.yaml",
+    "records",
+    "failures",
+    "pending",
+    "tmp",
+    "attempts",
+    "lease",
+    "plan",
+    "logs",
+    "posters",
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ def _records(output: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _strays(output: Path, file_names: set[str]) -> Iterator[str]:
     store = Store(output)
-    for folder in (store.temporary_dir, store.pending_dir):
+    for folder in (store.temporary_dir, store.pending_dir, store.attempts_dir):
         for path in sorted(folder.iterdir()):
             yield f"{path.relative_to(output)} was left behind"
     for path in sorted((output / "videos").rglob("*")):
