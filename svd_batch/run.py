@@ -104,8 +104,10 @@ def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None
         for image, reason in unreadable(job, job.config.check_images):
             console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
         if job.config.backend.address is None:  # each node of a cluster fetches for itself
-            checkpoint.fetch(job.config.model)  # by its name, which is known offline from now on
-            checkpoint.fetch(pinned_model(job))  # nothing more, unless the name has moved on since the plan
+            model, pinned = job.config.model, pinned_model(job)
+            checkpoint.fetch(model)  # by its name, which is known offline from now on
+            if pinned != model:  # a hub's: nothing more to fetch, unless the name has moved on since the plan
+                checkpoint.fetch(pinned)
     for caution in cautions(job):
         console.warn(caution)
     job.store.write_run(_run_json(job, unsecret(command)))
