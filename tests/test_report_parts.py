@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -83,6 +84,12 @@ def test_the_lowest_and_highest_clips_are_found_and_the_unmeasured_counted():
     (one,) = (found for found in extremes(sweep, list(measures(sweep))) if found.measure.name == "motion")
     assert (one.low, one.high) == ((2, 4, 3, 8, 0, 6), (5, 7, 6, 0, 8, 3))
     assert (one.ends, one.median, one.num_null, sum(one.counts)) == ((1.0, 9.0), 4.5, 1, 8)
+
+
+def test_values_that_differ_by_rounding_alone_are_one_bar():
+    sweep = measured([0.1, np.nextafter(0.1, 1), np.nextafter(0.1, 0)])
+    (one,) = (found for found in extremes(sweep, list(measures(sweep))) if found.measure.name == "motion")
+    assert one.counts == (3,)
 
 
 def test_frozen_clips_are_counted_among_those_that_were_measured():

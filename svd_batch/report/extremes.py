@@ -56,7 +56,8 @@ def _extremes(measure: Measure, values: NDArray[np.float64]) -> Extremes | None:
         return None
     order = known[np.argsort(values[known], kind="stable")]
     low, high = float(values[order[0]]), float(values[order[-1]])
-    counts = np.histogram(values[known], _NUM_BINS, (low, high))[0] if high > low else np.array([len(known)])
+    differ = high - low > 1e-12 * max(abs(low), abs(high))  # by more than rounding, or there is no width for bins
+    counts = np.histogram(values[known], _NUM_BINS, (low, high))[0] if differ else np.array([len(known)])
     return Extremes(
         measure,
         tuple(order[:NUM_LISTED].tolist()),
