@@ -207,7 +207,7 @@ class Generate:
         missing = []
         load_failure: Result | None = None
         for planned in loaded.unit.videos:
-            known = self.store.read_record(planned.video_id)
+            known = self._known(planned)
             if known is not None:
                 futures[planned.video_id].set_result(known)
             elif loaded.picture is None:  # one failure for the image, however many videos it has
@@ -218,6 +218,12 @@ class Generate:
             else:
                 missing.append(planned)
         return missing
+
+    def _known(self, planned: PlannedVideo) -> VideoRecord | None:
+        """Return the record of a committed video; parts are asked only where its file is there: in a retried unit."""
+        known = self.store.read_single(planned.video_id)
+        path = self.store.root / ids.video_path(planned.video_id, video.suffix(self.settings.video.codec))
+        return self.store.read_record(planned.video_id) if known is None and path.is_file() else known
 
     def _batches(self, videos: Sequence[PlannedVideo]) -> Iterator[list[PlannedVideo]]:
         """Yield the videos in batches, in plan order where they can all share one; the engine chooses the size."""
