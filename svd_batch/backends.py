@@ -12,8 +12,10 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +33,7 @@ from svd_batch.records import (
     from_dict,
     to_json,
     unit_from_json,
+    unit_to_json,
 )
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
 from svd_batch.stopping import leave_behind, take_again
@@ -38,6 +41,9 @@ from svd_batch.store import Store
 
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
+
+UNITS_A_CHUNK = 256
+"""Units of the plan that one task reads and loads the pictures of, at most."""
 
 MAX_TEMP_PATH = 40
 """Ray puts sockets some 60 bytes below its temporary folder, and a socket's path may have 107."""
@@ -73,7 +79,7 @@ class Backend(Protocol):
         """Get ready and return the largest number of actors."""
 
     def run(
-        self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
+        self, units: Iterable[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
     ) -> Iterator[Result]:
         """Yield one result for each planned video, each as soon as it is committed; `say` gets the engines' notes."""
 
@@ -96,7 +102,7 @@ class SerialBackend:
         return 1
 
     def run(
-        self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
+        self, units: Iterable[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
     ) -> Iterator[Result]:
         """Yield results in plan order."""
         settings = replace(generate, torch_threads=self.config.torch_threads)
@@ -200,7 +206,7 @@ class RayBackend:
         self.num_actors = (low, high)
 
     def run(
-        self, units: Sequence[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
+        self, units: Iterable[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
     ) -> Iterator[Result]:
         """Yield results as they are committed, in no particular order."""
         import pyarrow as pa
@@ -217,11 +223,17 @@ class RayBackend:
         self._prepare_nodes(generate)
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
-        blocks = [pa.table({"unit": [to_json(unit)]}) for unit in units]
-        load_arguments = {"height": load.height, "width": load.width, "fit": load.fit.value, "access": load.access}
+        plan_file = Store(Path(generate.output)).plan_dir / "units"
+        chunks = [pa.table({"start": [start], "length": [length]}) for start, length in write_units(units, plan_file)]
         dataset = (
-            ray.data.from_arrow(blocks)
-            .map(_load_row, fn_kwargs=load_arguments, num_cpus=load_cpus)
+            ray.data.from_arrow(chunks)
+            .map_batches(
+                _load_chunk,
+                batch_size=1,
+                batch_format="pyarrow",
+                fn_kwargs={"plan_file": plan_file, "load": load},
+                num_cpus=load_cpus,
+            )
             .map_batches(
                 RayGenerate,
                 batch_size=1,
@@ -239,6 +251,8 @@ class RayBackend:
                     yield _result_from_row(row)
         except ray.exceptions.RayError as error:
             raise _plain_error(error) from error
+        finally:
+            plan_file.unlink(missing_ok=True)
 
     def _torch_threads(self) -> int:
         """Return the CPU threads of an actor; Ray would give each a single one (OMP_NUM_THREADS=1)."""
@@ -307,13 +321,44 @@ def make_backend(config: BackendConfig, *, verbose: bool = False) -> Backend:
 # --- what runs in Ray's processes; rows are flat so that they travel as Arrow ---------------------------------
 
 
-def _load_row(row: dict[str, Any], *, height: int, width: int, fit: str, access: Access) -> dict[str, Any]:
-    loaded = load_image(unit_from_json(row["unit"]), height, width, Fit(fit), access)
+def write_units(units: Iterable[WorkUnit], path: Path) -> list[tuple[int, int]]:
+    """Write a plan's units into one file, in compressed chunks; return where each begins and how long it is.
+
+    Few units are a chunk each, so that several tasks load pictures at once; of millions, a chunk has UNITS_A_CHUNK.
+    """
+    chunks: list[tuple[int, int]] = []
+    remaining = iter(units)
+    with path.open("wb") as file:
+        while some := list(islice(remaining, min(UNITS_A_CHUNK, 1 + len(chunks) // 16))):
+            data = zlib.compress("\n".join(map(unit_to_json, some)).encode(), 1)
+            chunks.append((file.tell(), len(data)))
+            file.write(data)
+    return chunks
+
+
+def read_units(path: Path, start: int, length: int) -> Iterator[str]:
+    """Yield the units of one chunk, as JSON."""
+    with path.open("rb") as file:
+        file.seek(start)
+        yield from zlib.decompress(file.read(length)).decode().split("\n")
+
+
+def _load_chunk(batch: Any, *, plan_file: Path, load: LoadSettings) -> Iterator[Any]:
+    """Yield a table a unit of one chunk, with its picture."""
+    import pyarrow as pa
+
+    for row in batch.to_pylist():
+        for unit in read_units(plan_file, row["start"], row["length"]):
+            yield pa.Table.from_pylist([_load_row(unit, load)])
+
+
+def _load_row(unit: str, load: LoadSettings) -> dict[str, Any]:
+    loaded = load_image(unit_from_json(unit), load.height, load.width, load.fit, load.access)
     return {
-        "unit": row["unit"],
+        "unit": unit,
         "pixels": b"" if loaded.picture is None else loaded.picture.tobytes(),
-        "height": height,
-        "width": width,
+        "height": load.height,
+        "width": load.width,
         "sha256": loaded.sha256,
         "load_s": loaded.load_s,
         "error": "" if loaded.error is None else to_json(loaded.error),

@@ -5,52 +5,45 @@ All are written beside and renamed, so that each is whole at any moment.
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from svd_batch.config import ModelConfig
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
 from svd_batch.metrics import METRICS
-from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, FailureRecord, VideoRecord, flat
+from svd_batch.record_table import complete, record_schema, to_table
+from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, FailureRecord, VideoRecord
 from svd_batch.store import Store, flush, move
 
-_ARROW = {
-    "str": pa.string(),
-    "str | None": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "float | None": pa.float64(),
-}
-_METRICS = [(metric.name, pa.bool_() if metric.is_flag else pa.float64()) for metric in METRICS.values()]
+ROW_GROUP = 100_000
+"""Rows of metadata.parquet that are sorted and written at once: what DuckDB likes to read at once, too."""
+
+_MOST_OPEN = 32
+"""Tables of records that are kept in memory while their pictures' turn comes."""
 
 
-def _schema(kind: type) -> pa.Schema:
-    """Return the Arrow schema of a record's row, the metrics last; created_at becomes a UTC timestamp."""
-    names = [f.name for f in dataclasses.fields(kind)]
-    fields = [(f.name, _ARROW[str(f.type)]) for f in dataclasses.fields(kind) if f.name != "metrics"]
-    fields = [(n, pa.timestamp("ms", "UTC") if n == "created_at" else t) for n, t in fields]
-    return pa.schema(fields + (_METRICS if "metrics" in names else []))
+@dataclass(frozen=True)
+class Totals:
+    """What metadata.parquet holds."""
 
-
-def _table(rows: list[Any], kind: type) -> pa.Table:
-    dicts = [{**flat(r), "created_at": datetime.fromisoformat(r.created_at)} for r in rows]
-    return pa.Table.from_pylist(dicts, schema=_schema(kind))
-
-
-def _write(store: Store, table: pa.Table, path: Path) -> None:
-    store.check_no_link(path)
-    temporary = store.temporary("parquet")
-    pq.write_table(table, temporary)
-    flush(temporary)
-    move(temporary, path)
+    num_videos: int = 0
+    num_images: int = 0
+    """Pictures with a video."""
+    num_bytes: int = 0
+    """Of the videos' files."""
 
 
 def save_images(store: Store, carried: pa.Table) -> None:
@@ -68,7 +61,7 @@ def save_images(store: Store, carried: pa.Table) -> None:
             raise UserError(
                 f"manifest: a column has another type than in this output's earlier manifest: {one_line(error)}"
             ) from None
-    _write(store, carried, path)
+    store.write_table(carried, path)
 
 
 def _images(store: Store) -> pa.Table:
@@ -83,7 +76,149 @@ def save_scores(store: Store, scores: pa.Table) -> None:
         earlier = pq.read_table(path)
         gone = pc.invert(pc.is_in(earlier["video_id"], value_set=scores["video_id"]))
         scores = pa.concat_tables([scores, earlier.filter(gone)])
-    _write(store, scores, path)
+    store.write_table(scores, path)
+
+
+def compact(store: Store) -> Totals:
+    """Write metadata.parquet and failures.parquet from the records, row group by row group; return what is there."""
+    rows = Rows(store)
+    num_bytes = 0
+    with _writer(store, store.metadata) as write:
+        for table in rows.tables():
+            num_bytes += pc.sum(table["num_bytes"]).as_py() or 0
+            write(table)
+    with _writer(store, store.failures_table) as write:
+        for table in _failure_tables(store):
+            write(table)
+    return Totals(rows.num_videos, rows.num_images, num_bytes)
+
+
+@contextmanager
+def _writer(store: Store, path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield what adds a row group to a new Parquet file; the file takes its place at the end, whole."""
+    store.check_no_link(path)
+    temporary = store.temporary("parquet")
+    with ExitStack() as stack:
+        file = stack.enter_context(temporary.open("wb"))
+        writers: list[pq.ParquetWriter] = []
+
+        def write(table: pa.Table) -> None:
+            if not writers:
+                writers.append(stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd")))
+            writers[0].write_table(table, row_group_size=max(1, table.num_rows))
+
+        yield write
+    flush(temporary)
+    move(temporary, path)
+
+
+def tables(store: Store) -> tuple[pa.Table, pa.Table]:
+    """Return metadata.parquet and failures.parquet as the records have them now; writes nothing."""
+    return pa.concat_tables(Rows(store).tables()), pa.concat_tables(_failure_tables(store))
+
+
+class Rows:
+    """The rows of metadata.parquet: videos in manifest order, then by cell and replicate; carried columns follow ours.
+
+    They come in windows of whole pictures, so that never more than some of them are in memory. Records were put into
+    parts about as they were made, which is manifest order, so a window needs few parts.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._images = _images(store)
+        self._num_known = self._images.num_rows
+        self._position = {image_id: i for i, image_id in enumerate(self._images["image_id"].to_pylist())}
+        self._sources = store.record_sources()
+        found = [self._encoded(read(["image_id"])["image_id"]) for read in self._sources]
+        unknown = sorted(set().union(*(ids for ids, _ in found)) - self._position.keys())
+        self._position |= {image_id: self._num_known + i for i, image_id in enumerate(unknown)}
+        counts = np.zeros(len(self._position) + 1, np.int64)
+        for ids, codes in found:
+            np.add.at(counts, self._positions(ids), np.bincount(codes, minlength=len(ids)))
+        self._window = (np.cumsum(counts) - counts) // ROW_GROUP
+        """For each picture the window that its rows are in."""
+        self._last = [max((int(self._window[i]) for i in self._positions(ids)), default=-1) for ids, _ in found]
+        self._first = [min((int(self._window[i]) for i in self._positions(ids)), default=0) for ids, _ in found]
+        self._open: dict[int, tuple[pa.Table, NDArray[np.int64]]] = {}
+        self.num_videos = int(counts.sum())
+        self.num_images = int((counts > 0).sum())
+
+    @staticmethod
+    def _encoded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the different values of a column, and for each row which of them it has."""
+        encoded = column.combine_chunks().dictionary_encode()
+        encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+        return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+
+    def _positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        return np.fromiter((self._position[i] for i in image_ids), np.int64, len(image_ids))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the rows in order, in tables of about ROW_GROUP; one table without rows where there are none."""
+        for window in range(max(self._last, default=-1) + 1) or [0]:
+            yield self._table(window)
+
+    def _table(self, window: int) -> pa.Table:
+        parts, positions = [], []
+        for number in range(len(self._sources)):
+            if self._first[number] <= window <= self._last[number]:
+                table, position = self._read(number)
+                is_here = self._window[position] == window
+                parts.append(table.filter(pa.array(is_here)))
+                positions.append(position[is_here])
+            if self._last[number] <= window:
+                self._open.pop(number, None)
+        table = pa.concat_tables(parts, promote_options="default") if parts else to_table([])
+        position = np.concatenate(positions) if positions else np.empty(0, np.int64)
+        order = pc.sort_indices(
+            complete(table).append_column("", pa.array(position)),
+            sort_keys=[(name, "ascending") for name in ("", *CELL_FIELDS, "replicate", "seed")],
+        )
+        table = _with_scores(self.store, _as_rows(table.take(order)))
+        return self._with_carried(table, position[order.to_numpy()])
+
+    def _read(self, number: int) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Return a source's rows with their pictures' positions; few sources stay in memory."""
+        if number not in self._open:
+            while len(self._open) >= _MOST_OPEN:
+                self._open.pop(next(iter(self._open)))
+            table = self._sources[number](None)
+            ids, codes = self._encoded(table["image_id"])
+            self._open[number] = (table, self._positions(ids)[codes])
+        return self._open[number]
+
+    def _with_carried(self, table: pa.Table, position: NDArray[np.int64]) -> pa.Table:
+        known = position[position < self._num_known]
+        first = int(known.min()) if len(known) else 0
+        last = int(known.max()) if len(known) else -1
+        images = self._images.slice(first, last - first + 1)
+        indices = pa.array(position - first, mask=position >= self._num_known)
+        carried = images.drop_columns("image_id").take(indices)
+        names = [_free_name(name, table, self._images) for name in carried.column_names]
+        return _beside(table, carried.rename_columns(names))
+
+
+def _as_rows(table: pa.Table) -> pa.Table:
+    """Return records as rows: created_at as a UTC timestamp, and last a column for each metric that there is."""
+    table = complete(table)
+    own = [name for name in record_schema(VideoRecord).names if name != "metrics"]
+    columns = {name: table[name] for name in own}
+    columns["created_at"] = _moments(table["created_at"])
+    for metric in METRICS.values():
+        kind = pa.bool_() if metric.is_flag else pa.float64()
+        has = metric.name in table.column_names
+        columns[metric.name] = table[metric.name].cast(kind) if has else pa.nulls(table.num_rows, kind)
+    return pa.table(columns)
+
+
+def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return ISO 8601 texts as UTC timestamps."""
+    kind = pa.timestamp("ms", "UTC")
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:  # another number of decimals
+        return pa.chunked_array([pa.array([datetime.fromisoformat(text) for text in column.to_pylist()], kind)])
 
 
 def _with_scores(store: Store, table: pa.Table) -> pa.Table:
@@ -103,38 +238,17 @@ def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
     return pa.table([*left.columns, *right.columns], schema=pa.schema([*left.schema, *right.schema]))
 
 
-def compact(store: Store) -> tuple[int, int]:
-    """Write metadata.parquet and failures.parquet from the records; return (videos, pictures with a video)."""
-    table, failures = tables(store)
-    _write(store, table, store.metadata)
-    _write(store, failures, store.failures_table)
-    return table.num_rows, len(pc.unique(table["image_id"]))
-
-
-def tables(store: Store) -> tuple[pa.Table, pa.Table]:
-    """Return metadata.parquet and failures.parquet as the records have them now; writes nothing.
-
-    Videos come in manifest order, then by cell and replicate; carried columns follow ours.
-    """
-    images = _images(store)
-    position = {image_id: i for i, image_id in enumerate(images["image_id"].to_pylist())}
-    last = len(position)
-    records = sorted(
-        store.records(),
-        key=lambda r: (
-            position.get(r.image_id, last),
-            r.image_id,
-            *(getattr(r, name) for name in CELL_FIELDS),
-            r.replicate,
-            r.seed,
-        ),
-    )
-    table = _with_scores(store, _table(records, VideoRecord))
-    indices = pa.array([position.get(r.image_id) for r in records], pa.int64())
-    carried = images.drop_columns("image_id").take(indices)
-    carried = carried.rename_columns([_free_name(name, table, images) for name in carried.column_names])
-    table = _beside(table, carried)
-    return table, _table(store.failures(), FailureRecord)
+def _failure_tables(store: Store) -> Iterator[pa.Table]:
+    """Yield the rows of failures.parquet, in tables of at most ROW_GROUP; one without rows where there are none."""
+    failures = store.each_failure()
+    some = list(islice(failures, ROW_GROUP))
+    while True:
+        table = to_table(some, FailureRecord)
+        place = table.schema.get_field_index("created_at")
+        yield table.set_column(place, "created_at", _moments(table["created_at"]))
+        some = list(islice(failures, ROW_GROUP))
+        if not some:
+            return
 
 
 def _free_name(name: str, table: pa.Table, images: pa.Table) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from svd_batch.records import EXACT, SweepCell
@@ -16,9 +17,12 @@ from svd_batch.records import EXACT, SweepCell
 _SAFE_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,512}")
 
 
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+
+
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_json(value)).hexdigest()
 
 
 def image_id_of_path(image_path: str) -> str:
@@ -44,7 +48,8 @@ def derive_seed(base_seed: int, image_id: str, replicate: int) -> int:
 
     What differs between two cells of an image is then the parameters alone (common random numbers).
     """
-    return int(_digest(["seed", base_seed, image_id, replicate])[:8], 16)
+    text = b'["seed",%d,%s,%d]' % (base_seed, encode_basestring_ascii(image_id).encode(), replicate)
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
 def video_id(image_id: str, cell: SweepCell, seed: int, pixel_settings: Mapping[str, Any]) -> str:
@@ -52,9 +57,32 @@ def video_id(image_id: str, cell: SweepCell, seed: int, pixel_settings: Mapping[
 
     `pixel_settings`: model id, revision, size, frames, dtype, fit and encoding (see `config.pixel_settings`).
     """
-    # asdict() would take half of a plan's time; exact cells keep the ids that they had before there were approximations
-    cell_values = {k: repr(v) for k, v in vars(cell).items() if k not in EXACT or v != EXACT[k]}
-    return _digest(["video", image_id, cell_values, seed, dict(pixel_settings)])[:20]
+    return VideoIds(pixel_settings).digests(image_id, (cell_text(cell),), (seed,))[0].hex()
+
+
+def cell_text(cell: SweepCell) -> bytes:
+    """Return what stands for a cell in the text that is hashed to a video's id."""
+    # exact cells keep the ids that they had before there were approximations
+    return _json({k: repr(v) for k, v in vars(cell).items() if k not in EXACT or v != EXACT[k]})
+
+
+class VideoIds:
+    """Makes the ids of many videos with the same settings: twenty times as fast as JSON and a hash object for each."""
+
+    def __init__(self, pixel_settings: Mapping[str, Any]) -> None:
+        self._begun = hashlib.sha256(b'["video",')
+        self._end = b"," + _json(dict(pixel_settings)) + b"]"
+
+    def digests(self, image_id: str, cells: Iterable[bytes], seeds: Sequence[int]) -> list[bytes]:
+        """Return ten bytes for each video of an image: cells in order, as `cell_text` gave them, seeds innermost."""
+        image, begun, found = encode_basestring_ascii(image_id).encode() + b",", self._begun, []
+        ends = [b",%d" % seed + self._end for seed in seeds]
+        for cell in cells:
+            for end in ends:
+                state = begun.copy()
+                state.update(image + cell + end)
+                found.append(state.digest()[:10])
+        return found
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

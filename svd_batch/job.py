@@ -64,19 +64,14 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
 
 
 def _plan(config: Config, store: Store, manifest: Manifest, request: Request) -> Plan:
-    done = store.done_ids()
-    return make_plan(
-        manifest.images,
-        request,
-        done=done,
-        failed=set() if config.retry_failed else {f.item_id for f in store.failures()},
-        recorded_sha256=_recorded_sha256(store) if done else {},
-    )
+    failed = set() if config.retry_failed else {f.item_id for f in store.each_failure()}
+    plan = make_plan(manifest.images, request, done=store.done_ids(), failed=failed)
+    return replace(plan, recorded_sha256=_recorded_sha256(store, plan)) if plan.done and plan.num_todo else plan
 
 
 def up_to_date(job: Job) -> Job:
     """Return the job as it is now, where its output folder has got other videos since it was prepared."""
-    return job if job.store.done_ids() == set(job.plan.done) else prepare(job.config)
+    return job if job.store.done_ids() == job.plan.done else prepare(job.config)
 
 
 def asked_for(job: Job, request: Request) -> Job:
@@ -100,8 +95,15 @@ def manifest_specs(config: Config) -> list[str]:
     return config.manifest or [str(bundled_manifest())]
 
 
-def _recorded_sha256(store: Store) -> dict[str, str]:
-    return {r.image_id: r.image_sha256 for r in store.records()}
+def _recorded_sha256(store: Store, plan: Plan) -> dict[str, str]:
+    """Return what the pictures with a video to make were when their first video was made."""
+    wanted = {image.image_id for image in plan.images_todo}
+    found: dict[str, str] = {}
+    for read in store.record_sources():
+        pairs = read(["image_id", "image_sha256"]).group_by(["image_id", "image_sha256"]).aggregate([])
+        ids_and_sha256 = zip(*(pairs[name].to_pylist() for name in ("image_id", "image_sha256")), strict=True)
+        found |= {image_id: sha256 for image_id, sha256 in ids_and_sha256 if image_id in wanted}
+    return found
 
 
 def pinned_model(job: Job) -> ModelConfig:
@@ -165,7 +167,8 @@ def cautions(job: Job) -> Iterator[str]:
 
 def _large_buckets(job: Job) -> Iterator[str]:
     """Yield a sentence where the sweep, or a column of the manifest, asks for more motion than was ever shown."""
-    fixed = [dict(image.fixed).get("motion_bucket_id") for image in job.plan.images_todo]
+    combinations = {image.fixed for image in job.plan.images_todo}
+    fixed = [dict(one).get("motion_bucket_id") for one in combinations]
     swept = [cell.motion_bucket_id for cell in job.plan.request.cells if None in fixed]
     for where, buckets in (("motion_bucket_id", swept), ("manifest column motion_bucket_id", fixed)):
         largest = max((float(bucket) for bucket in buckets if bucket is not None), default=0.0)
@@ -178,7 +181,7 @@ def _large_buckets(job: Job) -> Iterator[str]:
 
 def unreadable(job: Job, check: CheckImages) -> list[tuple[ImageRecord, str]]:
     """Return the pictures that will fail, with reasons, among as many as `check` says to open."""
-    images = list(job.plan.images_todo)
+    images = job.plan.images_todo
     if check is CheckImages.none:
         return []
     if check is CheckImages.sample and len(images) > SAMPLE_IMAGES:

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from svd_batch import ids
 from svd_batch.access import ACCESS, Access, resolve, short, shown
 from svd_batch.errors import ItemError, UserError
+from svd_batch.image_table import ImageTable
 from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
 from svd_batch.metrics import METRICS
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, ImageRecord, VideoRecord
@@ -44,7 +46,7 @@ class Manifest:
     """A manifest that was read whole and found valid."""
 
     files: tuple[Path, ...]
-    images: tuple[ImageRecord, ...]
+    images: ImageTable
     """In manifest order."""
     carried: pa.Table
     """Column image_id and every column that is carried through to metadata.parquet, one row an image."""
@@ -82,7 +84,8 @@ def read_manifest(specs: Sequence[str], access: Access | None = ACCESS) -> Manif
     Raises: UserError naming the file, the row (counted from 0) and the column of the first thing wrong.
     """
     files = manifest_files(specs)
-    images: dict[str, ImageRecord] = {}
+    images = ImageTable()
+    starts: list[int] = []
     carried: list[pa.Table] = []
     renamed: dict[str, str] = {}
     for file in files:
@@ -96,19 +99,21 @@ def read_manifest(specs: Sequence[str], access: Access | None = ACCESS) -> Manif
                 new = names[old] = f"source_{new}"  # the manifest has a column source_… of its own
                 counts[new] += 1
         renamed.update({old: new for old, new in names.items() if old != new})
+        starts.append(len(images))
         for first_row, batch in _batches(file):
             found = _batch_records(file, first_row, batch, access)
-            for image in found:
-                if image.image_id in images:
-                    raise _twice(file, image, images[image.image_id])
-                images[image.image_id] = image
+            images.append(found)
             ids_column = pa.array([image.image_id for image in found], pa.string())
             place = {c: i for i, c in enumerate(batch.schema.names)}  # looking one name up takes time in a wide file
             arrays = [ids_column, *(_carriable(batch.column(place[c])) for c in names)]
             carried.append(pa.table(arrays, names=["image_id", *names.values()]))
     if not images:
         raise UserError(f"manifest: {', '.join(f.name for f in files)} has no rows; give at least one picture")
-    return Manifest(files, tuple(images.values()), _concat(carried), tuple(sorted(renamed.items())))
+    repeated = images.first_repeated()
+    if repeated is not None:
+        later, first = repeated
+        raise _twice(files[bisect_right(starts, later) - 1], images[later], images[first])
+    return Manifest(files, images, _concat(carried), tuple(sorted(renamed.items())))
 
 
 def _twice(file: Path, image: ImageRecord, first: ImageRecord) -> UserError:

@@ -177,12 +177,12 @@ class FailureRecord:
 
 def to_json(record: Any) -> str:
     """Return a record (nested ones too) as one line of JSON with sorted keys."""
-    return json.dumps(dataclasses.asdict(record), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(record, default=vars, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def flat(record: Any) -> dict[str, Any]:
     """Return a record as a row: its fields, and each metric by its own name in place of `metrics`."""
-    row = dataclasses.asdict(record)
+    row = dict(vars(record))
     metrics = row.pop("metrics", {})
     return {**row, **metrics}
 
@@ -193,11 +193,17 @@ def from_dict(kind: type[T], row: dict[str, Any]) -> T:
     return kind(**{k: v for k, v in row.items() if k in names})
 
 
+def unit_to_json(unit: WorkUnit) -> str:
+    """Return a unit as one line of JSON; cells that several videos share are there once."""
+    cells = {cell: number for number, cell in enumerate(dict.fromkeys(video.cell for video in unit.videos))}
+    videos = [(v.video_id, cells[v.cell], v.seed, v.replicate) for v in unit.videos]
+    return to_json({"image": unit.image, "cells": list(cells), "videos": videos})
+
+
 def unit_from_json(text: str) -> WorkUnit:
-    """Return the WorkUnit that `to_json` wrote."""
+    """Return the WorkUnit that `unit_to_json` wrote."""
     row = json.loads(text)
     image = dict(row["image"], fixed=tuple((str(k), v) for k, v in row["image"]["fixed"]))
-    videos = tuple(
-        PlannedVideo(v["video_id"], SweepCell(**v["cell"]), v["seed"], v["replicate"]) for v in row["videos"]
-    )
-    return WorkUnit(ImageRecord(**image), videos)
+    cells = [SweepCell(**cell) for cell in row["cells"]]
+    videos = (PlannedVideo(video_id, cells[cell], *rest) for video_id, cell, *rest in row["videos"])
+    return WorkUnit(ImageRecord(**image), tuple(videos))

@@ -29,6 +29,7 @@ def writing(store: Store, console: Console) -> Iterator[Lease]:
         if num_adopted:
             videos = "1 video" if num_adopted == 1 else f"{num_adopted} videos"
             console.say(f"adopted: {videos} that a killed run had finished but not recorded")
+        store.tidy_records()
         yield lease
 
 
@@ -47,7 +48,7 @@ def recover(store: Store) -> int:
             store.commit_pending(pending, record)
             store.clear_failure(record.image_id)
             num_adopted += 1
-    for failure in store.failures():
+    for failure in store.each_failure():
         if failure.video_id is not None and store.is_done(failure.video_id):
             store.clear_failure(failure.video_id)
     for folder in (store.pending_dir, store.temporary_dir):

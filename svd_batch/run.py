@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from svd_batch.job import Job, cautions, describe, pinned_model, prepare, unread
 from svd_batch.lease import Lease
 from svd_batch.logger import RunLog
 from svd_batch.metrics import METRICS
+from svd_batch.parts import PART_ROWS
 from svd_batch.plan import heaviest_cell, split_units
 from svd_batch.records import FailureRecord, VideoRecord
 from svd_batch.recover import recover, writing
@@ -40,6 +42,9 @@ FINISHED, TOO_MANY_FAILED = 0, 3
 
 ENOUGH = 20
 """Pictures that must have been tried before a run is stopped for those that fail."""
+
+_MOST_MESSAGES = 10_000
+"""Different messages of failures that are counted."""
 
 
 def run(config: Config, console: Console, *, config_yaml: str = "", command: str = "") -> int:
@@ -195,6 +200,8 @@ class Generation:
         self._store, self._logs = job.store, job.store.logs_dir
         self._backend = make_backend(config.backend, verbose=config.verbose)
         self._num_actors: int | None = None
+        self._gathered: list[VideoRecord] = []
+        """Records that are not in a part yet."""
         self._stack = ExitStack()
         self._load = LoadSettings(model.height, model.width, config.fit, config.access())
         self._settings = generate_settings(job)
@@ -228,7 +235,16 @@ class Generation:
                 for note in self._log.take_notes():
                     progress.say_once(note)
                 tally.add(result)
+                self._gather(result)
         tally.check_all_there()
+
+    def _gather(self, result: Result) -> None:
+        """Put records into a part as soon as there are enough for one; the others stay in files of their own."""
+        if isinstance(result, VideoRecord):
+            self._gathered.append(result)
+        if len(self._gathered) >= PART_ROWS:
+            self._store.put_into_part(self._gathered)
+            self._gathered.clear()
 
     def _start(self) -> int:
         log = self._logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
@@ -250,15 +266,41 @@ def lines_only(console: Console, log: Path, *, verbose: bool) -> Iterator[Consol
         yield quiet
 
 
+class Failures:
+    """Counts failures: how many, of which pictures, and what most of them say. Holds none of them."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self.image_ids: set[str] = set()
+        self._messages: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def add(self, failure: FailureRecord) -> None:
+        """Count one failure."""
+        self.num += 1
+        self.image_ids.add(failure.image_id)
+        message = f"{failure.stage}: {failure.error_message}"
+        if message in self._messages or len(self._messages) < _MOST_MESSAGES:
+            self._messages[message] += 1
+            self._examples.setdefault(message, failure.image_path or failure.image_id)
+
+    def most_frequent(self) -> str:
+        """Return the most frequent failure with one of its items as an example."""
+        most = max(sorted(self._messages), key=self._messages.__getitem__)
+        return f"{printable(self._examples[most])}: {most}"
+
+
 class Tally:
     """Counts what comes back of a job: whether to go on, and in the end whether it is all there."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._num_results = 0
-        self._made: set[str] = set()
-        self._failed: dict[str, FailureRecord] = {}
-        """The last failure of each picture that has one."""
+        self._is_any_made = False
+        self._tried: set[str] = set()
+        """Pictures, until there are ENOUGH."""
+        self._failures = Failures()
+        """The first failure of each picture that has one."""
 
     def add(self, result: Result) -> None:
         """Count a result.
@@ -267,23 +309,23 @@ class Tally:
         this run than max_failed_fraction allows of all pictures.
         """
         self._num_results += 1
+        if len(self._tried) < ENOUGH:
+            self._tried.add(result.image_id)
         if isinstance(result, VideoRecord):
-            self._made.add(result.image_id)
+            self._is_any_made = True
             return
-        self._failed[result.image_id] = result
-        limit, num_failed = self._job.config.max_failed_fraction, len(self._failed)
-        num_images = len(self._job.manifest.images)
-        if limit == 1 or len(self._made | self._failed.keys()) < ENOUGH:
+        if result.image_id not in self._failures.image_ids:
+            self._failures.add(result)
+        limit, num_failed = self._job.config.max_failed_fraction, len(self._failures.image_ids)
+        num_images = self._job.plan.num_images
+        if limit == 1 or len(self._tried) < ENOUGH:
             return
-        if not self._made:
-            raise TooManyFailedError(f"the first {num_failed} pictures all failed; {_most_frequent(self._failures())}")
+        if not self._is_any_made:
+            raise TooManyFailedError(f"the first {num_failed} pictures all failed; {self._failures.most_frequent()}")
         if num_failed > limit * num_images:
             raise TooManyFailedError(
-                f"{num_failed} of {num_images} pictures failed already; most often {_most_frequent(self._failures())}"
+                f"{num_failed} of {num_images} pictures failed already; most often {self._failures.most_frequent()}"
             )
-
-    def _failures(self) -> list[FailureRecord]:
-        return list(self._failed.values())
 
     def check_all_there(self) -> None:
         """Raise ProcessError unless there was one result for each planned video: nothing may be dropped silently."""
@@ -302,22 +344,19 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: E
     """
     store = job.store
     recover(store)  # Ray starts a killed actor again, and what it was writing lies about
-    num_rows, num_images = dataset.compact(store)
-    dataset.write_card(store, job.config.model, job.revision, num_rows, num_images)
+    totals = dataset.compact(store)
+    dataset.write_card(store, job.config.model, job.revision, totals.num_videos, totals.num_images)
     report = _page(store, console)
-    images = {image.image_id for image in job.manifest.images}
-    failures = [f for f in store.failures() if f.image_id in images]
-    failed_images = len({f.image_id for f in failures})
+    failures = _failures(job)
+    failed_images, num_images = len(failures.image_ids), job.plan.num_images
     made = f", {num_asked} asked for now, in {duration(seconds)}" if num_asked else ""
-    total = sum(f.stat().st_size for f in store.root.glob("videos/*/*"))
-    console.say(f"videos:   {num_rows} in {store.root / 'videos'} ({size(total)}{made})")
+    console.say(f"videos:   {totals.num_videos} in {store.root / 'videos'} ({size(totals.num_bytes)}{made})")
     console.say(f"table:    {store.metadata}")
     if report is not None:
         console.say(f"report:   {report.resolve().as_uri()}")
-    if failures:
-        most = _most_frequent(failures)
+    if failures.num:
         pictures = "1 picture" if failed_images == 1 else f"{failed_images} pictures"
-        console.say(f"failures: {len(failures)} in {store.failures_table}, of {pictures}; {most}")
+        console.say(f"failures: {failures.num} in {store.failures_table}, of {pictures}; {failures.most_frequent()}")
     if end.error is not None:
         raise end.error
     if end.interrupted:
@@ -329,9 +368,9 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: E
             "finished is kept, max_failed_fraction=1 goes on whatever fails"
         )
         return TOO_MANY_FAILED
-    if failed_images > job.config.max_failed_fraction * len(images):
+    if failed_images > job.config.max_failed_fraction * num_images:
         console.say(
-            f"too many failed: {failed_images} of {len(images)} pictures, more than "
+            f"too many failed: {failed_images} of {num_images} pictures, more than "
             f"max_failed_fraction={job.config.max_failed_fraction:g}"
         )
         return TOO_MANY_FAILED
@@ -354,9 +393,12 @@ def _page(store: Store, console: Console) -> Path | None:
         return None
 
 
-def _most_frequent(failures: list[FailureRecord]) -> str:
-    """Return the most frequent failure with one of its items as an example."""
-    messages = [f"{f.stage}: {f.error_message}" for f in failures]
-    most = max(sorted(set(messages)), key=messages.count)
-    example = failures[messages.index(most)]
-    return f"{printable(example.image_path or example.image_id)}: {most}"
+def _failures(job: Job) -> Failures:
+    """Return what failed of the job's manifest, also in earlier runs."""
+    on_record = {failure.image_id for failure in job.store.each_failure()}
+    known = {image.image_id for image in job.manifest.images if image.image_id in on_record} if on_record else set()
+    failures = Failures()
+    for failure in job.store.each_failure():
+        if failure.image_id in known:
+            failures.add(failure)
+    return failures

@@ -80,7 +80,7 @@ def find(root: Path, video_id: str) -> Shown:
         raise UserError(f"show: {root} is not an output folder of svd_batch; give the output=… of a run")
     digits = Path(video_id).stem.lower()
     is_prefix = re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},}}", digits) is not None
-    found = sorted(i for i in store.done_ids() if i.startswith(digits)) if is_prefix else []
+    found = store.done_ids().starting_with(digits) if is_prefix else []
     if len(found) > 1:
         raise UserError(
             f"VIDEO_ID: {video_id!r} begins {len(found)} videos, {found[0]} and {found[1]} among them; give more digits"

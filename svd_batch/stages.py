@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -79,6 +80,15 @@ class GenerateSettings:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A video whose file is checked and not yet durable."""
+
+    temporary: Path
+    record: VideoRecord
+    """Less the time of the commit."""
+
+
+@dataclass(frozen=True)
 class Embedded:
     """What CLIP said of a video, if it was asked, and how long it took."""
 
@@ -90,6 +100,9 @@ Result = VideoRecord | FailureRecord
 
 MAX_WRITING = 4
 """Videos that may wait to be written while others are denoised."""
+
+MAX_COMMITTING = 8
+"""Encoded videos that are flushed at the same time: a disk takes hardly longer for several than for one."""
 
 PATIENCE_S = 10.0
 """How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""
@@ -130,8 +143,9 @@ def _now() -> str:
 class Generate:
     """Holds one engine; makes the videos of a unit and commits each as soon as it is done.
 
-    Denoising runs in one thread and encoding with committing in another, so that some videos are written while
-    the next are denoised, and each record is handed on before the next batch is done.
+    Denoising runs in one thread, measuring and encoding in another, and committing, which mostly waits for the disk, in
+    a few more. So some videos are written while the next are denoised, and each record is handed on before the next
+    batch is done.
     """
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
@@ -139,6 +153,7 @@ class Generate:
         self.store = Store(Path(settings.output))
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._committers = ThreadPoolExecutor(MAX_COMMITTING, thread_name_prefix="commit")
         # Loaded in the thread that computes: OpenMP keeps a pool for each thread that ever did, and with more pool
         # threads than cores it stops spinning between operations, which costs small models a third of their speed.
         self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
@@ -148,6 +163,7 @@ class Generate:
             self._writer.submit(use_one_thread)
         self._closing = threading.Event()
         self._writing: deque[Future[None]] = deque()
+        self._committing: deque[Future[None]] = deque()
         self._jobs: list[Future[None]] = []
         """Units in the making: one, or none."""
 
@@ -202,13 +218,15 @@ class Generate:
         """Return when every video that has its frames is settled."""
         while self._writing:
             wait([self._writing.popleft()])
+        while self._committing:
+            wait([self._committing.popleft()])
 
     def _to_make(self, loaded: LoadedUnit, futures: Mapping[str, Future[Result]]) -> list[PlannedVideo]:
         """Return the videos that are to be made, after settling those that are committed or have no picture."""
         missing = []
         load_failure: Result | None = None
         for planned in loaded.unit.videos:
-            known = self.store.read_record(planned.video_id)
+            known = self._known(planned)
             if known is not None:
                 futures[planned.video_id].set_result(known)
             elif loaded.picture is None:  # one failure for the image, however many videos it has
@@ -219,6 +237,12 @@ class Generate:
             else:
                 missing.append(planned)
         return missing
+
+    def _known(self, planned: PlannedVideo) -> VideoRecord | None:
+        """Return the record of a committed video; parts are asked only where its file is there: in a retried unit."""
+        known = self.store.read_single(planned.video_id)
+        path = self.store.root / ids.video_path(planned.video_id, video.suffix(self.settings.video.codec))
+        return self.store.read_record(planned.video_id) if known is None and path.is_file() else known
 
     def _batches(self, videos: Sequence[PlannedVideo]) -> Iterator[list[PlannedVideo]]:
         """Yield the videos in batches, in plan order where they can all share one; the engine chooses the size."""
@@ -240,7 +264,9 @@ class Generate:
                 wait([self._writing.popleft()])  # frames must not pile up when the disk is slower than the model
             if error is None:
                 embedded = self._embedded(loaded.picture, planned, made.result())
-                work = partial(self.committer.write, loaded, planned, made.result(), embedded)
+                work: Callable[[], Result | None] = partial(
+                    self._write, futures[planned.video_id], loaded, planned, made.result(), embedded
+                )
             elif isinstance(error, StoppingError):
                 futures[planned.video_id].set_exception(error)
                 continue
@@ -294,10 +320,30 @@ class Generate:
         self.attempts.set_aside(planned.video_id, attempts)
         return result
 
-    def _settle(self, future: Future[Result], planned: PlannedVideo, work: Callable[[], Result]) -> None:
-        """Give the future work()'s result or error; runs in the writing thread."""
+    def _write(
+        self,
+        future: Future[Result],
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        embedded: Embedded,
+    ) -> Result | None:
+        """Encode a video and leave its commit, which settles the future, to another thread; return its failure."""
+        while len(self._committing) >= MAX_COMMITTING:
+            wait([self._committing.popleft()])
+        encoded = self.committer.encode(loaded, planned, generated, embedded)
+        if isinstance(encoded, FailureRecord):
+            return encoded
+        work = partial(self.committer.commit, loaded, planned, encoded)
+        self._committing.append(self._committers.submit(self._settle, future, planned, work))
+        return None
+
+    def _settle(self, future: Future[Result], planned: PlannedVideo, work: Callable[[], Result | None]) -> None:
+        """Give the future work()'s result, where it has one, or error; runs in the threads that write and commit."""
         try:
-            future.set_result(work())
+            result = work()
+            if result is not None:
+                future.set_result(result)
         except BaseException as error:
             future.set_exception(self._condemned([planned], error) if condemns(error) else error)
 
@@ -332,9 +378,10 @@ class Generate:
         if wait(self._jobs, PATIENCE_S).not_done:
             self.engine.cancel()
         is_idle = not wait(self._jobs, PATIENCE_S).not_done
-        is_idle = is_idle and not wait(self._writing, PATIENCE_S).not_done
+        is_idle = is_idle and not wait(list(self._writing), PATIENCE_S).not_done
+        is_idle = is_idle and not wait(list(self._committing), PATIENCE_S).not_done
         if is_idle:
-            for thread in (self._denoiser, self._writer):
+            for thread in (self._denoiser, self._writer, self._committers):
                 thread.shutdown()
         return is_idle
 
@@ -350,7 +397,7 @@ class Committer:
         self.notes: list[str] = []
         """Sentences for the person who waits; whoever hands them on empties the list."""
 
-    def fail(self, failure: FailureRecord) -> Result:
+    def fail(self, failure: FailureRecord) -> FailureRecord:
         """Record one failed item and return it."""
         earlier = self.store.failure(failure.item_id)
         if earlier is not None:
@@ -364,15 +411,22 @@ class Committer:
         self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded | None = None
     ) -> Result:
         """Measure, encode, check and commit one video."""
-        measured = self._measured(loaded, planned, generated, embedded or Embedded(None, 0.0))
+        encoded = self.encode(loaded, planned, generated, embedded or Embedded(None, 0.0))
+        return encoded if isinstance(encoded, FailureRecord) else self.commit(loaded, planned, encoded)
+
+    def encode(
+        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
+    ) -> Encoded | FailureRecord:
+        """Measure, encode and check one video."""
+        measured = self._measured(loaded, planned, generated, embedded)
         start = time.perf_counter()
         config = self.settings.video
         temporary = self.store.temporary(video.suffix(config.codec))
         playback_fps = config.playback_fps or planned.cell.fps
-        try:
+        with self._at_the_item(loaded, planned, temporary) as failed:
             parameters = self._parameters(loaded, planned)
             video.write_video(temporary, generated.frames, playback_fps, config, parameters)
-            encoded = time.perf_counter()
+            encode_s = time.perf_counter() - start
             if video.probe(temporary).num_frames != len(generated.frames):
                 raise OSError("the encoded file does not hold every frame")
             written: dict[str, Any] = {
@@ -382,13 +436,34 @@ class Committer:
                 "video_sha256": file_sha256(temporary),
                 **measured,
             }
-            flush(temporary)
-            flushed = time.perf_counter()  # two renames follow, which the record can't time: it is written before
-            seconds = {"write_s": flushed - start, "encode_s": encoded - start, "commit_s": flushed - encoded}
-            record = self._record(loaded, planned, generated, written, seconds)
+            seconds = {"encode_s": encode_s, "commit_s": time.perf_counter() - start - encode_s, "write_s": 0.0}
+            return Encoded(temporary, self._record(loaded, planned, generated, written, seconds))
+        return failed[0]
+
+    def commit(self, loaded: LoadedUnit, planned: PlannedVideo, encoded: Encoded) -> Result:
+        """Make an encoded video durable, and then its record."""
+        record = encoded.record
+        with self._at_the_item(loaded, planned, encoded.temporary) as failed:
+            start = time.perf_counter()
+            flush(encoded.temporary)  # two renames follow, which the record can't time: it is written before
+            commit_s = round(record.commit_s + time.perf_counter() - start, 6)
+            write_s = round(record.encode_s + commit_s, 6)
+            record = dataclasses.replace(record, commit_s=commit_s, write_s=write_s)
             self.attempts.forget(planned.video_id)  # a process that dies from here on dies of something else
-            self.store.commit_video(temporary, record)
+            self.store.commit_video(encoded.temporary, record)
             self.store.clear_failure(loaded.unit.image.image_id)
+            return record
+        return failed[0]
+
+    @contextmanager
+    def _at_the_item(self, loaded: LoadedUnit, planned: PlannedVideo, temporary: Path) -> Iterator[list[FailureRecord]]:
+        """Put the failure of what is done inside on record, and into the list that is yielded.
+
+        Raises: what is the disk's fault, or condemns the process.
+        """
+        failed: list[FailureRecord] = []
+        try:
+            yield failed
         except Exception as error:  # the per-item boundary
             refusal = self.store.refusal(error)
             temporary.unlink(missing_ok=True)
@@ -396,8 +471,7 @@ class Committer:
                 raise refusal from error
             if condemns(error):
                 raise
-            return self.fail(_failure(loaded.unit, planned, "write", error))
-        return record
+            failed.append(self.fail(_failure(loaded.unit, planned, "write", error)))
 
     def _measured(
         self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded

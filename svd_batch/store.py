@@ -1,7 +1,8 @@
 """The output folder: its layout, atomic commits, and reading back.
 
 A video is durable before its record, and the record is the commit: `metadata.parquet` and every count come from
-the records in `.svd_batch/records/`, never from what a process remembers.
+the records in `.svd_batch/records/`, never from what a process remembers. A record is a small file of its own until the
+holder of the lease puts many together into a part (`parts.py`); a file counts more than a part's row of the same video.
 """
 
 from __future__ import annotations
@@ -10,12 +11,19 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from svd_batch import parts
 from svd_batch.errors import STORAGE_ERRNOS, UserError
+from svd_batch.id_set import IdSet, is_packable
 from svd_batch.owner import Owner, this_process
+from svd_batch.record_table import to_records, to_table
 from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
 
 INTERNAL = ".svd_batch"
@@ -40,6 +48,7 @@ class Store:
         self.run_json = self.internal / "run.json"
         self.metadata = root / "metadata.parquet"
         self.failures_table = root / "failures.parquet"
+        self.parts = parts.Parts(self.records_dir / "parts", self.write_table, self._unlink)
 
     def exists(self) -> bool:
         """Return whether this is an output folder of ours."""
@@ -163,6 +172,11 @@ class Store:
 
     def read_record(self, video_id: str) -> VideoRecord | None:
         """Return the record of a committed video, or None where there is none."""
+        record = self.read_single(video_id)
+        return self.parts.find(video_id) if record is None else record
+
+    def read_single(self, video_id: str) -> VideoRecord | None:
+        """Return the record of a video that has a file of its own, None also where it is in a part."""
         path = self._record_path(video_id)
         try:
             return from_dict(VideoRecord, json.loads(path.read_text(encoding="utf-8")))
@@ -173,21 +187,54 @@ class Store:
 
     def is_done(self, video_id: str) -> bool:
         """Return whether a video is committed."""
-        return self._record_path(video_id).is_file()
+        return self._record_path(video_id).is_file() or video_id in self.parts.ids()
 
-    def done_ids(self) -> set[str]:
-        """Return the ids of all committed videos, from file names alone."""
+    def done_ids(self) -> IdSet:
+        """Return the ids of all committed videos; no record is read."""
+        singles = self._single_ids()  # before the parts: what is put into one meanwhile must not be missed
+        return self.parts.ids().with_others(singles)
+
+    def _single_ids(self) -> set[str]:
         return {name[: -len(".json")] for name in _names(self.records_dir)}
 
     def records(self) -> Iterator[VideoRecord]:
-        """Yield every committed record, by id."""
-        for video_id in sorted(self.done_ids()):
-            record = self.read_record(video_id)
-            if record is not None:
-                yield record
+        """Yield every committed record: those with files of their own by id, then those in parts."""
+        for read in self.record_sources():
+            yield from to_records(read(None))
+
+    def record_sources(self) -> list[Callable[[Sequence[str] | None], pa.Table]]:
+        """Return what reads the committed records, each once, in tables of the named columns, or of all (None)."""
+        found = (self.read_single(video_id) for video_id in sorted(self._single_ids()))
+        singles = {record.video_id: record for record in found if record is not None}
+        self.parts.ids()  # after the files: what is put into a part meanwhile must not be missed
+        table = to_table(singles.values())
+        several = [partial(self.parts.read, path, hidden=singles.keys()) for path in self.parts.paths()]
+        return [lambda columns: table if columns is None else table.select(columns), *several]
+
+    def put_into_part(self, records: Sequence[VideoRecord]) -> None:
+        """Move some committed records from files of their own into a new part; for the holder of the lease alone."""
+        fitting = [record for record in records if is_packable(record.video_id)]
+        if fitting:
+            self.parts.add(fitting)
+            for record in fitting:
+                self._unlink(self._record_path(record.video_id))
+
+    def tidy_records(self) -> None:
+        """Put records with files of their own into parts where they are many; for the holder of the lease alone."""
+        self.parts.remove_leftovers()
+        paths = [self._record_path(video_id) for video_id in self._single_ids()]
+        if len(paths) < parts.PART_ROWS:
+            return
+        paths.sort(
+            key=lambda path: (path.stat().st_mtime_ns, path.name)
+        )  # as they were made: near the manifest's order
+        for start in range(0, len(paths), parts.PART_ROWS):
+            found = [self.read_single(path.stem) for path in paths[start : start + parts.PART_ROWS]]
+            self.put_into_part([record for record in found if record is not None])
 
     def forget(self, video_id: str) -> None:
         """Drop a record, so that the next run makes the video again."""
+        self.parts.remove(video_id)  # first: a part's row may be older than the file, and must not count again
         self._unlink(self._record_path(video_id))
 
     def _record_path(self, video_id: str) -> Path:
@@ -212,8 +259,12 @@ class Store:
 
     def failures(self) -> list[FailureRecord]:
         """Return every failure on record, by file name."""
-        paths = sorted(self.failures_dir.glob("*/*.json"))
-        return [from_dict(FailureRecord, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        return list(self.each_failure())
+
+    def each_failure(self) -> Iterator[FailureRecord]:
+        """Yield every failure on record, by file name."""
+        for path in sorted(self.failures_dir.glob("*/*.json")):
+            yield from_dict(FailureRecord, json.loads(path.read_text(encoding="utf-8")))
 
     def _failure_path(self, item_id: str) -> Path:
         name = hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]  # ids may be any text
@@ -243,6 +294,14 @@ class Store:
     def write_config(self, text: str) -> None:
         """Write the resolved configuration as YAML."""
         self._write_text(self.internal / "config.yaml", text)
+
+    def write_table(self, table: pa.Table, path: Path) -> None:
+        """Write a table as Parquet, durably and at once."""
+        self.check_no_link(path)
+        temporary = self.temporary("parquet")
+        pq.write_table(table, temporary, compression="zstd")
+        flush(temporary)
+        move(temporary, path)
 
     def _unlink(self, path: Path) -> None:
         self.check_no_link(path)

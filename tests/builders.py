@@ -197,8 +197,8 @@ def make_output(
         for cell in cells:
             commit_video(store, image_id, cell=cell, config=config)
     dataset.save_images(store, pa.table({"image_id": list(image_ids), **(carried or {})}))
-    num_videos, _ = dataset.compact(store)
-    dataset.write_card(store, ModelConfig(), "f" * 40, num_videos, len(image_ids))
+    totals = dataset.compact(store)
+    dataset.write_card(store, ModelConfig(), "f" * 40, totals.num_videos, len(image_ids))
     return store
 
 

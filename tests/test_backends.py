@@ -27,7 +27,7 @@ LOAD = LoadSettings(32, 32, Fit.crop)
 
 def make_units(pets: Path, num_cells: int, steps: int, num_actors: int = 1) -> tuple[WorkUnit, ...]:
     cells = [SweepCell(bucket, 0.02, 7, steps, 1.0, 3.0, 3) for bucket in range(10, 10 + num_cells)]
-    return split_units(make_plan(read_manifest([str(pets)]).images, Request(cells, Seeds(), {})), num_actors)
+    return tuple(split_units(make_plan(read_manifest([str(pets)]).images, Request(cells, Seeds(), {})), num_actors))
 
 
 def settings(output: Path, checkpoint: Path) -> GenerateSettings:

@@ -189,12 +189,13 @@ def test_compacting_leaves_no_temporary_file(output: Store):
 def test_compacting_returns_how_many_rows_each_table_has(store: Store):
     put(store, make_record("00" * 10), make_record("11" * 10))
     store.record_failure(make_failure())
-    assert dataset.compact(store) == (2, 1)
+    assert dataset.compact(store) == dataset.Totals(num_videos=2, num_images=1, num_bytes=2000)
+    assert pq.read_table(store.failures_table).num_rows == 1
 
 
 def test_without_records_the_tables_are_empty_and_have_their_columns(store: Store):
     keep(store, image_id=["cat"], caption=["x"])
-    assert dataset.compact(store) == (0, 0)
+    assert dataset.compact(store) == dataset.Totals()
     assert pq.read_table(store.metadata).column_names == [*COLUMNS, "caption"]
     assert pq.read_table(store.failures_table).num_rows == 0
 

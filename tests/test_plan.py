@@ -144,7 +144,7 @@ SHAPES = [[9, 9, 9, 9], [1], [36], [100, 1, 1], [1] * 50, [7, 3, 5, 11, 2], [25,
 @pytest.mark.parametrize("videos_of_each", SHAPES, ids=str)
 def test_units_hold_the_planned_videos_in_order_and_lose_none(videos_of_each: list[int], num_actors: int):
     plan = grown_plan(videos_of_each)
-    units = split_units(plan, num_actors)
+    units = tuple(split_units(plan, num_actors))
     assert [v.video_id for u in units for v in u.videos] == ids_of(plan)
     assert all(unit.videos for unit in units)
 
@@ -152,7 +152,7 @@ def test_units_hold_the_planned_videos_in_order_and_lose_none(videos_of_each: li
 @pytest.mark.parametrize("num_actors", [1, 2, 3, 8])
 @pytest.mark.parametrize("videos_of_each", SHAPES, ids=str)
 def test_there_are_four_units_an_actor_where_there_is_enough_work(videos_of_each: list[int], num_actors: int):
-    units = split_units(grown_plan(videos_of_each), num_actors)
+    units = tuple(split_units(grown_plan(videos_of_each), num_actors))
     assert len(units) >= min(sum(videos_of_each), UNITS_PER_ACTOR * num_actors)
 
 
@@ -174,4 +174,4 @@ def test_the_units_of_an_image_are_evenly_filled():
 
 
 def test_no_work_makes_no_units():
-    assert split_units(plan_of([]), 2) == ()
+    assert list(split_units(plan_of([]), 2)) == []
