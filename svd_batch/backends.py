@@ -39,6 +39,9 @@ from svd_batch.store import Store
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
 
+TWO_UNITS = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True}
+"""An actor is given its next unit while it writes the last videos of one; `Generate` denoises one after the other."""
+
 MAX_TEMP_PATH = 40
 """Ray puts sockets some 60 bytes below its temporary folder, and a socket's path may have 107."""
 
@@ -227,7 +230,7 @@ class RayBackend:
                 batch_size=1,
                 batch_format="pyarrow",
                 fn_constructor_kwargs={"settings": generate, "hide_gpus": self.num_gpus == 0},
-                compute=ActorPoolStrategy(size=low) if low == high else ActorPoolStrategy(min_size=low, max_size=high),
+                compute=ActorPoolStrategy(**_pool(low, high), **TWO_UNITS),
                 num_cpus=self.config.num_cpus,
                 num_gpus=self.num_gpus or None,
             )
@@ -290,6 +293,10 @@ class RayBackend:
         """Remove the temporary folder; Ray's processes die with the one that started them."""
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def _pool(low: int, high: int) -> dict[str, int]:
+    return {"size": low} if low == high else {"min_size": low, "max_size": high}
 
 
 def _remove_links(folder: Path) -> None:

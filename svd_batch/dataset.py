@@ -29,20 +29,26 @@ _ARROW = {
     "float": pa.float64(),
     "float | None": pa.float64(),
 }
+_TIMES = ("created_at", "started_at")
 _METRICS = [(metric.name, pa.bool_() if metric.is_flag else pa.float64()) for metric in METRICS.values()]
 
 
 def _schema(kind: type) -> pa.Schema:
-    """Return the Arrow schema of a record's row, the metrics last; created_at becomes a UTC timestamp."""
+    """Return the Arrow schema of a record's row, the metrics last; moments become UTC timestamps."""
     names = [f.name for f in dataclasses.fields(kind)]
     fields = [(f.name, _ARROW[str(f.type)]) for f in dataclasses.fields(kind) if f.name != "metrics"]
-    fields = [(n, pa.timestamp("ms", "UTC") if n == "created_at" else t) for n, t in fields]
+    fields = [(n, pa.timestamp("ms", "UTC") if n in _TIMES else t) for n, t in fields]
     return pa.schema(fields + (_METRICS if "metrics" in names else []))
 
 
 def _table(rows: list[Any], kind: type) -> pa.Table:
-    dicts = [{**flat(r), "created_at": datetime.fromisoformat(r.created_at)} for r in rows]
-    return pa.Table.from_pylist(dicts, schema=_schema(kind))
+    return pa.Table.from_pylist([_row(record) for record in rows], schema=_schema(kind))
+
+
+def _row(record: Any) -> dict[str, Any]:
+    row = flat(record)
+    times = {name: datetime.fromisoformat(row[name]) for name in _TIMES if row.get(name) is not None}
+    return {**row, **times}
 
 
 def _write(store: Store, table: pa.Table, path: Path) -> None:

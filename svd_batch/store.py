@@ -179,6 +179,10 @@ class Store:
         """Return the ids of all committed videos, from file names alone."""
         return {name[: -len(".json")] for name in _names(self.records_dir)}
 
+    def num_records(self) -> int:
+        """Return how many videos are committed, without reading or holding them."""
+        return sum(1 for _ in _names(self.records_dir))
+
     def records(self) -> Iterator[VideoRecord]:
         """Yield every committed record, by id."""
         for video_id in sorted(self.done_ids()):
