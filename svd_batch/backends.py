@@ -24,6 +24,7 @@ from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
+from svd_batch.ray_metrics import RunMetrics
 from svd_batch.records import (
     FailureRecord,
     VideoRecord,
@@ -235,13 +236,24 @@ class RayBackend:
                 num_gpus=self.num_gpus or None,
             )
         )
+        metrics = self._metrics(units, generate)
         try:
             for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for row in table.to_pylist():
                     _say_all(say, row["notes"])
-                    yield _result_from_row(row)
+                    result = _result_from_row(row)
+                    if metrics is not None:
+                        metrics.add(result, ends_unit=row["ends_unit"])
+                    yield result
         except ray.exceptions.RayError as error:
             raise _plain_error(error) from error
+
+    def _metrics(self, units: Sequence[WorkUnit], generate: GenerateSettings) -> RunMetrics | None:
+        """Return what Prometheus is told; None on a Ray of our own, which nobody scrapes."""
+        if self.config.address is None:
+            return None
+        name, num_videos = Path(generate.output).name, sum(len(unit.videos) for unit in units)
+        return RunMetrics(name, generate.model.name, num_videos=num_videos, num_units=len(units))
 
     def _torch_threads(self) -> int:
         """Return the CPU threads of an actor; Ray would give each a single one (OMP_NUM_THREADS=1)."""
@@ -353,10 +365,13 @@ class RayGenerate:
         import pyarrow as pa
 
         for row in batch.to_pylist():
+            loaded = _loaded_from_row(row)
+            last = len(loaded.unit.videos) - 1
             try:
-                for result in self.stage(_loaded_from_row(row)):
+                for i, result in enumerate(self.stage(loaded)):
                     notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
-                    yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)], "notes": notes})
+                    values = {"kind": [type(result).__name__], "result": [to_json(result)], "ends_unit": [i == last]}
+                    yield pa.table({**values, "notes": notes})
             except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)

@@ -460,13 +460,14 @@ class OnEndConfig:
             raise UserError(f"on_end.url: this is no address; {accepted}") from None
         if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f]", url):
             raise UserError(f"on_end.url: this is no address of http or https; {accepted}")
-        if parts.scheme == "http" and not self.allow_http and not _is_loopback(host):
+        if parts.scheme == "http" and not self.allow_http and not is_loopback(host):
             raise UserError(
                 f"on_end.url: http://{host} would send it in the clear; {accepted}, or on_end.allow_http=true"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name or address is this machine's own."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from svd_batch.access import printable, unsecret
-from svd_batch.config import OnEndConfig
+from svd_batch.config import OnEndConfig, is_loopback
 from svd_batch.console import Console, duration
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, UserError
 from svd_batch.events import EventLog
@@ -166,10 +166,14 @@ class _NoRedirect(HTTPRedirectHandler):
 def _post(config: OnEndConfig, outcome: Outcome) -> str:
     """POST the outcome; return why that failed, or nothing."""
     assert config.url is not None
-    host = urlsplit(config.url).hostname
+    host = urlsplit(config.url).hostname or ""
     data, headers = outcome.to_json().encode(), {"Content-Type": "application/json", "User-Agent": "svd_batch"}
     try:
-        opener = build_opener(HTTPSHandler(context=_tls()), _NoRedirect())
+        opener = build_opener(
+            HTTPSHandler(context=_tls()),
+            _NoRedirect(),
+            *([ProxyHandler({})] if is_loopback(host) else []),  # a proxy's loopback is another machine's
+        )
         with opener.open(Request(config.url, data, headers, method="POST"), timeout=config.timeout_s):
             return ""
     except HTTPError as error:

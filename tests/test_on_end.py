@@ -1,4 +1,4 @@
-"""Who is told when a run ends: at every kind of end, in time, without harm to the run and without leaking the address."""
+"""Who is told when a run ends: at every kind of end, in time, without harm to the run, without leaking the address."""
 
 from __future__ import annotations
 
@@ -90,6 +90,14 @@ def test_a_disk_that_refuses_after_the_start_is_told_too(
     told = json.loads(server.bodies[0])
     assert told["exit_code"] == 2
     assert told["error"]
+
+
+def test_this_machine_is_told_without_a_proxy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with web(hook=gives(b"")) as server:
+        assert run(f"on_end.url={server.url}/hook").returncode == 0
+    assert len(server.bodies) == 1
 
 
 def test_a_run_that_never_began_tells_nobody(run: Run, tmp_path: Path) -> None:

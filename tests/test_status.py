@@ -1,4 +1,4 @@
-"""`status`: what a folder tells of its run, while the run goes on, after it, and after a kill. It reads, and writes nothing."""
+"""`status`: what a folder tells of its run while it goes on, after it, and after a kill. It writes nothing."""
 
 from __future__ import annotations
 
