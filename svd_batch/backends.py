@@ -165,6 +165,7 @@ class RayBackend:
             options |= {
                 "address": "local",
                 "include_dashboard": False,
+                "_system_config": {"enable_metrics_collection": False},  # an open port that nobody knows of
                 "_temp_dir": str(self.temporary),
                 "num_cpus": max(
                     num_cores(), math.ceil(most_asked * self.config.num_cpus) + 1

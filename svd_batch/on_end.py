@@ -170,8 +170,8 @@ def _post(config: OnEndConfig, outcome: Outcome) -> str:
     data, headers = outcome.to_json().encode(), {"Content-Type": "application/json", "User-Agent": "svd_batch"}
     try:
         opener = build_opener(
-            HTTPSHandler(context=_tls()),
             _NoRedirect(),
+            *([HTTPSHandler(context=_tls())] if config.url.startswith("https") else []),
             *([ProxyHandler({})] if is_loopback(host) else []),  # a proxy's loopback is another machine's
         )
         with opener.open(Request(config.url, data, headers, method="POST"), timeout=config.timeout_s):

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -102,6 +103,8 @@ class Scraped:
 
     during: list[Sample]
     after: list[Sample]
+    told: dict[str, Any]
+    """What the run gave to on_end.command."""
 
     def value(self, name: str, **labels: str) -> float:
         return sum(s.value for s in self.after if s.name == name and labels.items() <= s.labels.items())
@@ -117,6 +120,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Scraped:
     environment = {**without_torch(output, video_s=1), **token, "RAY_metrics_report_interval_ms": "1000"}
     words = [f"manifest={write_manifest(folder, 2, num_missing=1)}", f"output={output}", "metrics.names=[]"]
     words += ["sweep.motion_bucket_id=[1,2,3]", "max_failed_fraction=1", "backend.num_actors=1"]
+    words += [f"on_end.command='tee {folder}/told.json'"]
     with head(environment) as (address, metrics):
         command = [sys.executable, "-m", "svd_batch", "run", *words, f"backend.address={address}"]
         run = subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
@@ -126,10 +130,10 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Scraped:
             time.sleep(0.3)
         assert run.returncode == 0, run.stderr and run.stderr.read()
         end, after = time.monotonic() + 30, scrape(metrics)
-        while time.monotonic() < end and Scraped([], after).value("ray_svd_batch_videos_total") < 6:
+        while time.monotonic() < end and Scraped([], after, {}).value("ray_svd_batch_videos_total") < 6:
             time.sleep(1)
             after = scrape(metrics)
-    return Scraped(during, after)
+    return Scraped(during, after, json.loads((folder / "told.json").read_text()))
 
 
 def _has_exporter() -> bool:
@@ -166,6 +170,11 @@ def test_gauges_tell_what_is_left_while_the_run_goes_on(scraped: Scraped) -> Non
 def test_every_metric_is_exported_under_the_names_that_the_code_states(scraped: Scraped) -> None:
     seen = {sample.name for sample in [*scraped.during, *scraped.after]}
     assert seen == {name for metric in METRICS for name in metric.exported}
+
+
+def test_the_end_of_a_run_on_ray_is_told(scraped: Scraped) -> None:
+    told = scraped.told
+    assert (told["exit_code"], told["num_made"], told["num_failed"], told["num_asked"]) == (0, 6, 3, 9)
 
 
 # --- the dashboard --------------------------------------------------------------------------------------------------
