@@ -153,6 +153,8 @@ class Generate:
         self._writing: deque[Future[None]] = deque()
         self._jobs: list[Future[None]] = []
         """Units in the making, or waiting for the one before."""
+        self._end: ProcessError | None = None
+        """What has condemned this process; no unit is begun after it."""
 
     def compute(self, work: Callable[[], T]) -> T:
         """Return work(), run in the thread that computes."""
@@ -183,6 +185,8 @@ class Generate:
         Last, and alone, come those that a process has died on: whatever else was in its hands then is innocent.
         """
         try:
+            if self._end is not None:
+                raise self._end
             missing = self._to_make(loaded, futures)
             suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
             for batch in self._batches([planned for planned in missing if planned not in suspects]):
@@ -277,10 +281,11 @@ class Generate:
         """Blame an error that condemns the process on the videos in whose making it came; return what to raise."""
         for planned in batch:
             self.attempts.blame(planned.video_id, type(error).__name__, one_line(error))
-        return ProcessError(
+        self._end = ProcessError(
             f"generate: {type(error).__name__}: {one_line(error)}; this process can't go on after that. What is "
             "finished is kept, and the same command goes on in a new one"
         )
+        return self._end
 
     def _set_aside(self, loaded: LoadedUnit, planned: PlannedVideo, attempts: Attempts) -> Result:
         """Return the failure of a video that has cost as many processes as it may."""
