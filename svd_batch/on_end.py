@@ -115,7 +115,8 @@ def notified(config: OnEndConfig, root: Path, console: Console) -> Iterator[Even
 
 
 def _exit_code(error: BaseException) -> int:
-    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in STORAGE_ERRNOS):
+    refused = (UserError, FileExistsError, NotADirectoryError, IsADirectoryError)
+    if isinstance(error, refused) or (isinstance(error, OSError) and error.errno in STORAGE_ERRNOS):
         return USAGE
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
