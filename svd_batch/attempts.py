@@ -65,6 +65,15 @@ class AttemptLog:
         self.store.check_no_link(path)
         path.unlink(missing_ok=True)
 
+    def in_the_making(self) -> dict[str, float]:
+        """Return when each video was begun that has no end yet, in seconds since 1970 by the file system's clock."""
+        found = {}
+        for video_id in self._ids():
+            with suppress(OSError):
+                if not self.of(video_id).is_set_aside:
+                    found[video_id] = self._path(video_id).stat().st_mtime
+        return found
+
     def renew(self) -> None:
         """Forget those that were set aside, so that they are tried again."""
         for video_id in self._ids():

@@ -26,6 +26,7 @@ from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
+from svd_batch.ray_metrics import RunMetrics
 from svd_batch.records import (
     FailureRecord,
     VideoRecord,
@@ -44,6 +45,9 @@ LOAD_CPUS = 0.5
 
 UNITS_A_CHUNK = 256
 """Units of the plan that one task reads and loads the pictures of, at most."""
+
+TWO_UNITS = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True}
+"""An actor is given its next unit while it writes the last videos of one; `Generate` denoises one after the other."""
 
 MAX_TEMP_PATH = 40
 """Ray puts sockets some 60 bytes below its temporary folder, and a socket's path may have 107."""
@@ -167,6 +171,7 @@ class RayBackend:
             options |= {
                 "address": "local",
                 "include_dashboard": False,
+                "_system_config": {"enable_metrics_collection": False},  # an open port that nobody knows of
                 "_temp_dir": str(self.temporary),
                 "num_cpus": max(
                     num_cores(), math.ceil(most_asked * self.config.num_cpus) + 1
@@ -223,8 +228,8 @@ class RayBackend:
         self._prepare_nodes(generate)
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
-        plan_file = Store(Path(generate.output)).plan_dir / "units"
-        chunks = [pa.table({"start": [start], "length": [length]}) for start, length in write_units(units, plan_file)]
+        plan_file, counted = Store(Path(generate.output)).plan_dir / "units", _Counted(units)
+        chunks = [pa.table({"start": [start], "length": [length]}) for start, length in write_units(counted, plan_file)]
         dataset = (
             ray.data.from_arrow(chunks)
             .map_batches(
@@ -239,20 +244,31 @@ class RayBackend:
                 batch_size=1,
                 batch_format="pyarrow",
                 fn_constructor_kwargs={"settings": generate, "hide_gpus": self.num_gpus == 0},
-                compute=ActorPoolStrategy(size=low) if low == high else ActorPoolStrategy(min_size=low, max_size=high),
+                compute=ActorPoolStrategy(**_pool(low, high), **TWO_UNITS),
                 num_cpus=self.config.num_cpus,
                 num_gpus=self.num_gpus or None,
             )
         )
+        metrics = self._metrics(counted, generate)
         try:
             for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for row in table.to_pylist():
                     _say_all(say, row["notes"])
-                    yield _result_from_row(row)
+                    result = _result_from_row(row)
+                    if metrics is not None:
+                        metrics.add(result, ends_unit=row["ends_unit"])
+                    yield result
         except ray.exceptions.RayError as error:
             raise _plain_error(error) from error
         finally:
             plan_file.unlink(missing_ok=True)
+
+    def _metrics(self, units: _Counted, generate: GenerateSettings) -> RunMetrics | None:
+        """Return what Prometheus is told; None on a Ray of our own, which nobody scrapes."""
+        if self.config.address is None:
+            return None
+        name = Path(generate.output).name
+        return RunMetrics(name, generate.model.name, num_videos=units.num_videos, num_units=units.num_units)
 
     def _torch_threads(self) -> int:
         """Return the CPU threads of an actor; Ray would give each a single one (OMP_NUM_THREADS=1)."""
@@ -304,6 +320,24 @@ class RayBackend:
         """Remove the temporary folder; Ray's processes die with the one that started them."""
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+class _Counted:
+    """Units with a count of those that were taken."""
+
+    def __init__(self, units: Iterable[WorkUnit]) -> None:
+        self._units = units
+        self.num_units = self.num_videos = 0
+
+    def __iter__(self) -> Iterator[WorkUnit]:
+        for unit in self._units:
+            self.num_units += 1
+            self.num_videos += len(unit.videos)
+            yield unit
+
+
+def _pool(low: int, high: int) -> dict[str, int]:
+    return {"size": low} if low == high else {"min_size": low, "max_size": high}
 
 
 def _remove_links(folder: Path) -> None:
@@ -391,10 +425,13 @@ class RayGenerate:
         import pyarrow as pa
 
         for row in batch.to_pylist():
+            loaded = _loaded_from_row(row)
+            last = len(loaded.unit.videos) - 1
             try:
-                for result in self.stage(_loaded_from_row(row)):
+                for i, result in enumerate(self.stage(loaded)):
                     notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
-                    yield pa.table({"kind": [type(result).__name__], "result": [to_json(result)], "notes": notes})
+                    values = {"kind": [type(result).__name__], "result": [to_json(result)], "ends_unit": [i == last]}
+                    yield pa.table({**values, "notes": notes})
             except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)

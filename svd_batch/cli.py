@@ -37,6 +37,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   refine [KEY=VALUE ...]    draft a sweep, score the drafts, and make the best cells of each picture in final quality
   plan [KEY=VALUE ...]      say what `run` would do, without doing it
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
+  status OUTPUT [OUTPUT ..] say how a run gets on, from any machine that can read OUTPUT
   report OUTPUT [OUTPUT ..] write one HTML page of finished, interrupted or (--watch) running runs, side by side
   score OUTPUT              measure what the videos lack of the metrics, from their files
   recommend OUTPUT ...      say which cell gives the motion you want, within bounds
@@ -177,6 +178,7 @@ def _dispatch(arguments: list[str]) -> int:
         "plan": lambda rest: _job("plan", rest),
         "bench": lambda rest: _job("bench", rest),
         "manifest": _manifest,
+        "status": _status,
         "report": _report,
         "score": _score,
         "recommend": _recommend,
@@ -207,7 +209,7 @@ def _job(verb: str, overrides: list[str]) -> int:
         return 0
     codes: list[int] = []
     errors: list[Exception] = []
-    command = shlex.join([PROGRAM, verb, *overrides])
+    command = shlex.join([PROGRAM, verb, *map(_without_secret, overrides)])
 
     def task(node: Any) -> None:  # Hydra prints what a task raises, so nothing may leave it
         if errors or INTERRUPTED in codes:
@@ -221,6 +223,11 @@ def _job(verb: str, overrides: list[str]) -> int:
     if errors:
         raise _one_sentence(errors[0])
     return max(codes, default=0)
+
+
+def _without_secret(override: str) -> str:
+    """Return an override without the values of on_end, which may be secret; a reference to the environment is none."""
+    return re.sub(r"^(\+{0,2}on_end(?:\.(?:url|command))?=)(?!['\"]?\$\{oc\.env:).*", r"\1…", override, flags=re.DOTALL)
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
@@ -286,7 +293,7 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
 def _run_configured(verb: str, node: Any, overrides: list[str], command: str) -> int:
     from omegaconf import OmegaConf
 
-    from svd_batch.config import BenchConfig, LoggerConfig
+    from svd_batch.config import BenchConfig, LoggerConfig, OnEndConfig
     from svd_batch.console import Console
     from svd_batch.explain import check_known
     from svd_batch.job import cautions, prepare
@@ -299,6 +306,8 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     console = Console()
     if verb in ("bench", "refine") and config.logger != LoggerConfig():
         raise UserError(f"logger: {verb} has no use for this section; leave it out, or give the verb run")
+    if verb == "bench" and config.on_end != OnEndConfig():
+        raise UserError("on_end: bench has no use for this section; leave it out, or give the verb run")
     if verb == "bench":
         from svd_batch.bench import bench
 
@@ -321,7 +330,9 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
             if config.model.id == "pocket"
             else "bundled pictures; give manifest=YOUR.parquet for your own"
         )
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    saved = OmegaConf.structured(config)
+    saved.on_end.url, saved.on_end.command = ("…" if v else None for v in (config.on_end.url, config.on_end.command))
+    text = OmegaConf.to_yaml(saved)
     return (refine if verb == "refine" else run)(config, console, config_yaml=text, command=command)
 
 
@@ -365,6 +376,36 @@ def _manifest(rest: list[str]) -> int:
     print(f"{arguments.out}: {scan.num_images} pictures, {len(scan.left_out)} files left out")
     for path, reason in scan.left_out:
         print(f"  left out {path}: {reason}")
+    return 0
+
+
+def _status(rest: list[str]) -> int:
+    parser = _parser(
+        "status",
+        "Say how the last run into OUTPUT gets on, from any machine that can read the folder, while the run goes on, "
+        "afterwards, and after it was killed: who writes, videos done, failed and left, rate and time left, failures "
+        "by kind, machines, videos in the making, disk, and the command that goes on. Writes nothing. "
+        "docs/operating.md says what each line means.",
+    )
+    parser.add_argument("output", type=Path, nargs="+", help="output folder of a run")
+    parser.add_argument("--json", action="store_true", help="one line of JSON a folder")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=5.0,
+        metavar="SECONDS",
+        help="again every so many seconds (5) until no run goes on",
+    )
+    arguments = parser.parse_args(rest)
+    if arguments.watch is not None and not arguments.watch >= 1:
+        parser.error(f"--watch: {arguments.watch:g} is not accepted; give 1 second or more")
+    from svd_batch import status
+
+    if arguments.watch is None:
+        status.show(arguments.output, as_json=arguments.json)
+    else:
+        status.watch(arguments.output, arguments.watch, as_json=arguments.json)
     return 0
 
 

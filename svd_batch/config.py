@@ -8,13 +8,16 @@ Config, only its own section.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+from urllib.parse import urlsplit
 
 from svd_batch.access import Access
 from svd_batch.errors import UserError
@@ -423,6 +426,57 @@ _WANDB_KEYS = (("project", None), ("name", None), ("entity", None), ("offline", 
 
 
 @dataclass
+class OnEndConfig:
+    """For `run` and `refine`: who is told when a run has ended, however it did. Nothing of it is written to OUTPUT."""
+
+    url: str | None = None
+    """Address that gets a small JSON by POST; https, or http on this machine. '${oc.env:NAME}' keeps it out of `ps`."""
+    command: str | None = None
+    """Program with arguments, run without a shell; the outcome is in SVD_BATCH_EXIT_CODE, … and, as JSON, on stdin."""
+    timeout_s: float = 30.0
+    """Seconds for each of the two."""
+    allow_http: bool = False
+    """Send to addresses with http:// on other machines too; what is sent can then be read on the way."""
+
+    def __post_init__(self) -> None:
+        _check_float("on_end.timeout_s", self.timeout_s, 0.1, 86_400)
+        if self.url is not None:
+            self._check_url(self.url)
+        if self.command is not None:
+            try:
+                words = shlex.split(self.command)
+            except ValueError as error:
+                raise UserError(f"on_end.command: it can't be split into words: {error}") from None
+            if not words:
+                raise UserError("on_end.command: the empty string is not accepted; give a program with its arguments")
+
+    def _check_url(self, url: str) -> None:
+        """Raise UserError without the address, which may hold a secret."""
+        accepted = "give https://…, or http:// on this machine"
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            raise UserError(f"on_end.url: this is no address; {accepted}") from None
+        if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f]", url):
+            raise UserError(f"on_end.url: this is no address of http or https; {accepted}")
+        if parts.scheme == "http" and not self.allow_http and not is_loopback(host):
+            raise UserError(
+                f"on_end.url: http://{host} would send it in the clear; {accepted}, or on_end.allow_http=true"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name or address is this machine's own."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass
 class LimitsConfig:
     """How much of a picture is read; one that passes a limit is a failure."""
 
@@ -507,6 +561,7 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    on_end: OnEndConfig = field(default_factory=OnEndConfig)
 
     def __post_init__(self) -> None:
         _check_int("seed", self.seed, 0, 2**63 - 1)

@@ -200,11 +200,11 @@ class Rows:
 
 
 def _as_rows(table: pa.Table) -> pa.Table:
-    """Return records as rows: created_at as a UTC timestamp, and last a column for each metric that there is."""
+    """Return records as rows: moments as UTC timestamps, and last a column for each metric that there is."""
     table = complete(table)
     own = [name for name in record_schema(VideoRecord).names if name != "metrics"]
     columns = {name: table[name] for name in own}
-    columns["created_at"] = _moments(table["created_at"])
+    columns |= {name: _moments(table[name]) for name in ("started_at", "created_at")}
     for metric in METRICS.values():
         kind = pa.bool_() if metric.is_flag else pa.float64()
         has = metric.name in table.column_names

@@ -8,6 +8,7 @@ that, and nobody ever touches a file that somebody else may hold. docs/durabilit
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import signal
 import threading
@@ -151,6 +152,57 @@ def take(
             if number <= highest:
                 _path(folder, number).unlink(missing_ok=True)
     return Lease(folder, highest + 1, state, root, on_lost or _interrupter())
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as far as reading tells."""
+
+    host: str
+    pid: int
+    since: str
+    is_alive: bool
+    """Its process is there, or a heartbeat was seen."""
+    is_here: bool
+    """It is this machine's, so that its process was looked for; else heartbeats were watched."""
+
+
+def look(folder: Path) -> Holder | None:
+    """Return who holds the lease kept in `folder`, None where nobody does. Writes nothing.
+
+    Where the owner is on another machine and has not written lately by that file's time, its next heartbeat is
+    waited for.
+    """
+    path, data = _highest(folder)
+    state = _state(data) if data else None
+    if path is None or state is None or state.is_released:
+        return None
+    alive = is_alive(state.owner)
+    is_here = alive is not None
+    return Holder(state.owner.host, state.owner.pid, state.since, alive if alive is not None else _beats(path), is_here)
+
+
+def _highest(folder: Path) -> tuple[Path | None, bytes | None]:
+    try:
+        path = _path(folder, max(_numbers(folder), default=0))
+    except OSError:
+        return None, None
+    return path, _read(path)
+
+
+def _beats(path: Path) -> bool:
+    """Return whether a lease's file is written again and again."""
+    try:
+        if 0 <= time.time() - path.stat().st_mtime < 2 * HEARTBEAT_S:
+            return True
+        before = _read(path)
+        for _ in range(math.ceil((HEARTBEAT_S + 1) / _POLL_S)):
+            time.sleep(_POLL_S)
+            if _read(path) != before:
+                return True
+    except OSError:
+        pass
+    return False
 
 
 def _create(folder: Path, number: int, state: _State) -> bool:

@@ -142,8 +142,14 @@ class VideoRecord:
     svd_batch_version: str
     created_at: str
     """ISO 8601, UTC."""
+    started_at: str | None = field(default=None, kw_only=True)
+    """When the making of its batch began, for batch_size times generate_s; ISO 8601, UTC."""
+    host: str | None = field(default=None, kw_only=True)
+    """Name of the machine that made it."""
     metrics_s: float | None = field(default=None, kw_only=True)
     """Measuring the metrics, the image encoder's pass included; beside generate_s and write_s. None for none."""
+    embed_s: float | None = field(default=None, kw_only=True)
+    """The image encoder's pass alone, in which the engine makes no other video. None for none."""
     metrics_source: str | None = field(default=None, kw_only=True)
     """What they were measured on: the frames before encoding, the file, or mixed. None for none."""
     metrics: dict[str, float | bool] = field(default_factory=dict, kw_only=True, hash=False)
@@ -168,6 +174,8 @@ class FailureRecord:
     """One line."""
     attempts: int
     created_at: str
+    host: str | None = field(default=None, kw_only=True)
+    """Name of the machine where it failed."""
 
     @property
     def item_id(self) -> str:

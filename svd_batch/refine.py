@@ -15,10 +15,11 @@ from statistics import fmean
 
 import pyarrow as pa
 
-from svd_batch import checkpoint, dataset
+from svd_batch import checkpoint, dataset, on_end
 from svd_batch.config import Config, RefineConfig
 from svd_batch.console import Console
 from svd_batch.errors import UserError
+from svd_batch.events import EventLog
 from svd_batch.job import Job, asked_for, describe, pinned_model, prepare, up_to_date
 from svd_batch.lease import Lease
 from svd_batch.metrics import METRICS, use_one_thread
@@ -27,7 +28,7 @@ from svd_batch.quality import in_quality
 from svd_batch.records import SCORE_COLUMNS, ImageRecord, PlannedVideo, SweepCell
 from svd_batch.recover import writing
 from svd_batch.room import check_room
-from svd_batch.run import Generation, begin, check_device, ending, finish
+from svd_batch.run import Generation, add_to_run, begin, check_device, ending, finish
 from svd_batch.score import Encoder, Scorer, load_encoder
 from svd_batch.stopping import interruptible
 
@@ -45,24 +46,29 @@ def refine(config: Config, console: Console, *, config_yaml: str = "", command: 
 
     Raises: UserError before anything is generated; when a draft's file is damaged, after the drafts are made.
     """
+    on_end.check(config.on_end)
     with interruptible():
         grid = prepare(config)
         drafts = drafts_of(grid)
         check_device(drafts)
         check_room(drafts, console)
-        with writing(grid.store, console) as lease:
-            return _refine(up_to_date(grid), console, lease, config_yaml=config_yaml, command=command)
+        with on_end.notified(config.on_end, grid.store.root, console) as events:
+            with writing(grid.store, console) as lease:
+                events.exit_code = _refine(up_to_date(grid), console, lease, events, texts=(config_yaml, command))
+            return events.exit_code
 
 
-def _refine(grid: Job, console: Console, lease: Lease, *, config_yaml: str, command: str) -> int:
+def _refine(grid: Job, console: Console, lease: Lease, events: EventLog, *, texts: tuple[str, str]) -> int:
     drafts = drafts_of(grid)
     console.say(f"drafts: {describe(drafts)}")
     finals = None if drafts.plan.num_todo else _finals(grid, drafts, console)
-    begin(finals or drafts, console, config_yaml=config_yaml, command=command)
+    begin(finals or drafts, console, events, texts=texts)
     start, num_asked = time.monotonic(), drafts.plan.num_todo
-    with ending() as end, Generation(grid, console, lease) as generate:
+    with ending() as end, Generation(grid, console, lease, events) as generate:
         generate(drafts)
-        finals = finals or _finals(grid, drafts, generate.console)
+        if finals is None:
+            finals = _finals(grid, drafts, generate.console)
+            add_to_run(finals)
         num_asked += finals.plan.num_todo
         generate(finals)
     lease.check()

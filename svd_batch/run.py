@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import svd_batch
-from svd_batch import checkpoint, dataset, logger
+from svd_batch import checkpoint, dataset, logger, on_end
 from svd_batch.access import printable, unsecret
 from svd_batch.attempts import AttemptLog
 from svd_batch.backends import LoadSettings, make_backend, remove_leftovers
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
 from svd_batch.errors import ProcessError, SvdBatchError, UserError
+from svd_batch.events import EventLog
 from svd_batch.images import one_line
 from svd_batch.job import Job, cautions, describe, pinned_model, prepare, unreadable, up_to_date
 from svd_batch.lease import Lease
@@ -53,20 +54,23 @@ def run(config: Config, console: Console, *, config_yaml: str = "", command: str
     Raises: UserError before anything is generated; ProcessError when the same command must go on in a new process.
     """
     logger.check(config.logger)
+    on_end.check(config.on_end)
     with interruptible():
         job = prepare(config)
         check_device(job)
         check_room(job, console)
-        with writing(job.store, console) as lease:
-            return _run(up_to_date(job), console, lease, config_yaml=config_yaml, command=command)
+        with on_end.notified(config.on_end, job.store.root, console) as events:
+            with writing(job.store, console) as lease:
+                events.exit_code = _run(up_to_date(job), console, lease, events, texts=(config_yaml, command))
+            return events.exit_code
 
 
-def _run(job: Job, console: Console, lease: Lease, *, config_yaml: str, command: str) -> int:
+def _run(job: Job, console: Console, lease: Lease, events: EventLog, *, texts: tuple[str, str]) -> int:
     console.say(describe(job))
-    begin(job, console, config_yaml=config_yaml, command=command)
+    begin(job, console, events, texts=texts)
     start = time.monotonic()
     with logger.logging(job, console) as log:
-        with ending() as end, Generation(job, console, lease, log) as generate:
+        with ending() as end, Generation(job, console, lease, events, log) as generate:
             generate(job)
         lease.check()
         log.exit_code = finish(job, console, time.monotonic() - start, num_asked=job.plan.num_todo, end=end)
@@ -101,11 +105,17 @@ def ending() -> Iterator[End]:
         end.error = error
 
 
-def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None:
+def begin(job: Job, console: Console, events: EventLog, *, texts: tuple[str, str]) -> None:
     """Warn of what will fail, fetch the weights, and write what the output folder keeps of this run.
+
+    `texts`: the resolved configuration as YAML, and the command.
 
     Raises: UserError before anything is generated.
     """
+    config_yaml, command = (unsecret(on_end.hidden(text, job.config.on_end)) for text in texts)
+    now = datetime.now(UTC)
+    path = job.store.logs_dir / f"events-{now:%Y%m%dT%H%M%S}.jsonl"
+    events.begin(path, {"output": job.store.root.resolve().name, "model": job.config.model.name})
     remove_leftovers()  # also where nothing is to do, as after a run that was killed behind its last video
     if job.plan.num_todo:
         for image, reason in unreadable(job, job.config.check_images):
@@ -117,9 +127,9 @@ def begin(job: Job, console: Console, *, config_yaml: str, command: str) -> None
                 checkpoint.fetch(pinned)
     for caution in cautions(job):
         console.warn(caution)
-    job.store.write_run(_run_json(job, unsecret(command)))
+    job.store.write_run(_run_json(job, command, now, path.name))
     if config_yaml:
-        job.store.write_config(unsecret(config_yaml))
+        job.store.write_config(config_yaml)
     if job.config.retry_failed:
         AttemptLog(job.store).renew()
     dataset.save_images(job.store, job.manifest.carried)
@@ -136,13 +146,16 @@ def check_device(job: Job) -> None:
         check_machine(config.model, config.memory, device_type())
 
 
-def _run_json(job: Job, command: str) -> dict[str, Any]:
+def _run_json(job: Job, command: str, now: datetime, events: str) -> dict[str, Any]:
     run = job.store.read_run()
     entry = {
-        "command": command or unsecret(shlex.join(sys.argv)),
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command or unsecret(on_end.hidden(shlex.join(sys.argv), job.config.on_end)),
+        "started_at": now.isoformat(timespec="seconds"),
         "host": platform.node(),
-        "num_todo": job.plan.num_todo,
+        "directory": str(Path.cwd()),
+        "events": events,
+        "num_records": len(job.plan.done),
+        **_counts(job),
         "svd_batch_version": svd_batch.__version__,
         "python_version": platform.python_version(),
     }
@@ -153,6 +166,24 @@ def _run_json(job: Job, command: str) -> dict[str, Any]:
         "manifest": _manifests(run, [str(f) for f in job.manifest.files]),
         "runs": [*run.get("runs", []), entry],
     }
+
+
+def _counts(job: Job) -> dict[str, int]:
+    plan = job.plan
+    return {
+        "num_asked": plan.num_videos,
+        "num_done": plan.num_done,
+        "num_left_failed": plan.num_left_failed,
+        "num_todo": plan.num_todo,
+    }
+
+
+def add_to_run(job: Job) -> None:
+    """Note in run.json that the last run has these videos to make as well."""
+    run = job.store.read_run()
+    entry = run["runs"][-1]
+    entry |= {name: entry[name] + number for name, number in _counts(job).items()}
+    job.store.write_run(run)
 
 
 def _manifests(run: dict[str, Any], files: list[str]) -> list[str]:
@@ -191,9 +222,10 @@ class Generation:
     meanwhile, since everybody else's output is on its way to a log. An interruption leaves as KeyboardInterrupt.
     """
 
-    def __init__(self, job: Job, console: Console, lease: Lease, log: RunLog | None = None) -> None:
+    def __init__(self, job: Job, console: Console, lease: Lease, events: EventLog, log: RunLog | None = None) -> None:
         config, model = job.config, job.config.model
         self.console = console
+        self._events = events
         self._lease = lease
         self._log = log or RunLog()
         self._verbose = config.verbose
@@ -227,10 +259,12 @@ class Generation:
         num_videos = math.ceil(job.plan.num_todo / self._num_actors)
         settings = dataclasses.replace(self._settings, num_videos=num_videos, heaviest=heaviest_cell(job.plan))
         tally = Tally(job)
+        self._events.ask(job.plan.num_todo)
         with Progress(job.plan.num_todo, self.console) as progress:
             for result in self._backend.run(units, self._load, settings, progress.say_once):
                 self._lease.check()
                 progress.update(failed=isinstance(result, FailureRecord))
+                self._events.add(result)
                 self._log.add(result, progress)
                 for note in self._log.take_notes():
                     progress.say_once(note)

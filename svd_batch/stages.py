@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import platform
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -133,6 +134,7 @@ def _failure(unit: WorkUnit, planned: PlannedVideo | None, stage: str, error: Ba
         error_message=one_line(error),
         attempts=1,
         created_at=_now(),
+        host=platform.node(),
     )
 
 
@@ -165,7 +167,9 @@ class Generate:
         self._writing: deque[Future[None]] = deque()
         self._committing: deque[Future[None]] = deque()
         self._jobs: list[Future[None]] = []
-        """Units in the making: one, or none."""
+        """Units in the making, or waiting for the one before."""
+        self._end: ProcessError | None = None
+        """What has condemned this process; no unit is begun after it."""
 
     def compute(self, work: Callable[[], T]) -> T:
         """Return work(), run in the thread that computes."""
@@ -175,12 +179,13 @@ class Generate:
         """Yield exactly one result for each planned video, in plan order.
 
         Videos that are committed already are read back: a retried task resumes by the number of results it had
-        yielded, so leaving any out would lose records.
+        yielded, so leaving any out would lose records. Called with the next unit, in another thread, before this one
+        is over: then it is denoised while the last videos of this one are written.
         """
         futures: dict[str, Future[Result]] = {planned.video_id: Future() for planned in loaded.unit.videos}
         stop = threading.Event()
         job = self._denoiser.submit(self._denoise_unit, loaded, futures, stop)
-        self._jobs = [job]
+        self._jobs = [*(other for other in self._jobs if not other.done()), job]
         try:
             for future in futures.values():
                 yield future.result()
@@ -195,6 +200,8 @@ class Generate:
         Last, and alone, come those that a process has died on: whatever else was in its hands then is innocent.
         """
         try:
+            if self._end is not None:
+                raise self._end
             missing = self._to_make(loaded, futures)
             suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
             for batch in self._batches([planned for planned in missing if planned not in suspects]):
@@ -258,15 +265,15 @@ class Generate:
     def _make(self, loaded: LoadedUnit, batch: Sequence[PlannedVideo], futures: Mapping[str, Future[Result]]) -> None:
         """Make some videos at once and hand them to the writing thread."""
         assert loaded.picture is not None
+        started_at = _now()
         for planned, made in zip(batch, self._generated(loaded.picture, batch), strict=True):
             error = made.exception()
             while len(self._writing) >= MAX_WRITING:
                 wait([self._writing.popleft()])  # frames must not pile up when the disk is slower than the model
             if error is None:
                 embedded = self._embedded(loaded.picture, planned, made.result())
-                work: Callable[[], Result | None] = partial(
-                    self._write, futures[planned.video_id], loaded, planned, made.result(), embedded
-                )
+                write = partial(self._write, futures[planned.video_id], loaded, planned, made.result(), embedded)
+                work: Callable[[], Result | None] = partial(write, started_at)
             elif isinstance(error, StoppingError):
                 futures[planned.video_id].set_exception(error)
                 continue
@@ -298,10 +305,11 @@ class Generate:
         """Blame an error that condemns the process on the videos in whose making it came; return what to raise."""
         for planned in batch:
             self.attempts.blame(planned.video_id, type(error).__name__, one_line(error))
-        return ProcessError(
+        self._end = ProcessError(
             f"generate: {type(error).__name__}: {one_line(error)}; this process can't go on after that. What is "
             "finished is kept, and the same command goes on in a new one"
         )
+        return self._end
 
     def _set_aside(self, loaded: LoadedUnit, planned: PlannedVideo, attempts: Attempts) -> Result:
         """Return the failure of a video that has cost as many processes as it may."""
@@ -327,11 +335,12 @@ class Generate:
         planned: PlannedVideo,
         generated: Generated,
         embedded: Embedded,
+        started_at: str,
     ) -> Result | None:
         """Encode a video and leave its commit, which settles the future, to another thread; return its failure."""
         while len(self._committing) >= MAX_COMMITTING:
             wait([self._committing.popleft()])
-        encoded = self.committer.encode(loaded, planned, generated, embedded)
+        encoded = self.committer.encode(loaded, planned, generated, embedded, started_at)
         if isinstance(encoded, FailureRecord):
             return encoded
         work = partial(self.committer.commit, loaded, planned, encoded)
@@ -349,9 +358,9 @@ class Generate:
 
     def _embedded(self, picture: NDArray[np.uint8], planned: PlannedVideo, generated: Generated) -> Embedded:
         """Return what CLIP says of a video where a metric asks for it; nothing, and a note, where that fails."""
-        start = time.perf_counter()
         if not any("embeddings" in METRICS[name].needs for name in self.settings.metrics):
             return Embedded(None, 0.0)
+        start = time.perf_counter()
         try:
             first, *others = self.engine.embed([picture, *generated.frames])
         except Exception as error:  # no video is lost by a metric
@@ -365,8 +374,9 @@ class Generate:
         """Return what engine and committer have to say to the person who waits, each sentence once."""
         taken = []
         for notes in (self.engine.notes, self.committer.notes):
-            taken += notes[:]
-            del notes[: len(notes)]
+            while notes:
+                with suppress(IndexError):  # another thread has taken it
+                    taken.append(notes.pop(0))
         return taken
 
     def close(self) -> bool:
@@ -408,16 +418,26 @@ class Committer:
         return failure
 
     def write(
-        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded | None = None
+        self,
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        embedded: Embedded | None = None,
+        started_at: str | None = None,
     ) -> Result:
-        """Measure, encode, check and commit one video."""
-        encoded = self.encode(loaded, planned, generated, embedded or Embedded(None, 0.0))
+        """Measure, encode, check and commit one video, whose making began at `started_at`."""
+        encoded = self.encode(loaded, planned, generated, embedded or Embedded(None, 0.0), started_at)
         return encoded if isinstance(encoded, FailureRecord) else self.commit(loaded, planned, encoded)
 
     def encode(
-        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
+        self,
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        embedded: Embedded,
+        started_at: str | None = None,
     ) -> Encoded | FailureRecord:
-        """Measure, encode and check one video."""
+        """Measure, encode and check one video, whose making began at `started_at`."""
         measured = self._measured(loaded, planned, generated, embedded)
         start = time.perf_counter()
         config = self.settings.video
@@ -434,6 +454,7 @@ class Committer:
                 "playback_fps": playback_fps,
                 "num_bytes": temporary.stat().st_size,
                 "video_sha256": file_sha256(temporary),
+                "started_at": started_at,
                 **measured,
             }
             seconds = {"encode_s": encode_s, "commit_s": time.perf_counter() - start - encode_s, "write_s": 0.0}
@@ -487,7 +508,9 @@ class Committer:
             values["is_broken"] = True
         self.notes += [f"metrics: {', '.join(left_out)} can't be measured: {e}" for e, left_out in found.errors.items()]
         seconds = round(embedded.seconds + time.perf_counter() - start, 6)
-        return {"metrics": values, "metrics_s": seconds, "metrics_source": "frames"} if values else {}
+        embed_s = round(embedded.seconds, 6) if embedded.seconds else None
+        fields = {"metrics": values, "metrics_s": seconds, "metrics_source": "frames"} if values else {}
+        return {"embed_s": embed_s, **fields}
 
     def _parameters(self, loaded: LoadedUnit, planned: PlannedVideo) -> dict[str, object]:
         """Return what goes into the file's own metadata: no paths, so that a file can be passed on."""
@@ -538,6 +561,7 @@ class Committer:
             memory_profile=generated.memory_profile,
             svd_batch_version=svd_batch.__version__,
             created_at=_now(),
+            host=platform.node(),
         )
 
 

@@ -197,6 +197,10 @@ class Store:
     def _single_ids(self) -> set[str]:
         return {name[: -len(".json")] for name in _names(self.records_dir)}
 
+    def num_records(self) -> int:
+        """Return how many videos are committed, without reading or holding them."""
+        return sum(1 for _ in _names(self.records_dir))
+
     def records(self) -> Iterator[VideoRecord]:
         """Yield every committed record: those with files of their own by id, then those in parts."""
         for read in self.record_sources():

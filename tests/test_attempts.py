@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +207,39 @@ def test_nothing_is_generated_after_an_error_that_condemns_the_process(store: St
     with pytest.raises(ProcessError):
         process(store.root, unit(1, 2, 3), engine)
     assert engine.batches == [[1]]
+
+
+def test_nor_is_the_next_unit_begun_that_an_actor_holds_already(store: Store) -> None:
+    held = threading.Event()
+
+    def act(cell: SweepCell) -> None:
+        assert held.wait(60)
+        raise STICKING
+
+    engine = StubEngine(act)
+    stage = Generate(
+        GenerateSettings(str(store.root), ModelConfig(), "r", MemoryConfig(), VideoConfig(), "f"),
+        lambda: engine,  # type: ignore[arg-type, return-value]
+    )
+
+    def make(work: WorkUnit) -> type[BaseException] | None:
+        try:
+            list(stage(LoadedUnit(work, PICTURE, "0" * 64, 0.0)))
+        except BaseException as error:
+            return type(error)
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = []
+        for work in (unit(1), unit(2)):
+            ends.append(pool.submit(make, work))
+            while len(stage._jobs) < len(ends):
+                time.sleep(0.01)
+        held.set()
+        assert [end.result() for end in ends] == [ProcessError, ProcessError]
+    stage.close()
+    assert engine.batches == [[1]]
+    assert [AttemptLog(store).of(f"{i:020}").num for i in (1, 2)] == [1, 0]
 
 
 def test_host_memory_that_runs_out_in_writing_condemns_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -109,6 +111,23 @@ def test_the_actor_does_not_load_pictures(watched: Watched) -> None:
 
 def test_actors_get_the_threads_that_were_asked_for_and_not_rays_single_one(watched: Watched) -> None:
     assert {r.torch_threads for r in watched.results if isinstance(r, VideoRecord)} == {2}
+
+
+def test_a_ray_of_our_own_serves_no_metrics(ray_backend: RayBackend) -> None:
+    import ray
+
+    start(ray_backend, BackendConfig())
+    (node,) = ray.nodes()
+    with socket.socket() as client, pytest.raises((OSError, OverflowError)):
+        client.connect((node["NodeManagerAddress"], node["MetricsExportPort"]))
+
+
+def test_the_next_unit_is_begun_while_the_last_videos_of_one_are_written(watched: Watched) -> None:
+    videos = [record for record in watched.results if isinstance(record, VideoRecord)]
+    spans = sorted((record.started_at or "", record.created_at, record.image_id) for record in videos)
+    pairs = [(one, other) for one, other in pairwise(spans) if one[2] != other[2]]
+    assert len(pairs) >= 2
+    assert any(other[0] < one[1] for one, other in pairs)
 
 
 def stubbed(act: Callable[[SweepCell, Path], None]) -> type[RayGenerate]:

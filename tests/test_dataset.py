@@ -74,7 +74,10 @@ COLUMNS = {
     "torch_version": "string",
     "svd_batch_version": "string",
     "created_at": "timestamp[ms, tz=UTC]",
+    "started_at": "timestamp[ms, tz=UTC]",
+    "host": "string",
     "metrics_s": "double",
+    "embed_s": "double",
     "metrics_source": "string",
     **{name: "bool" if metric.is_flag else "double" for name, metric in METRICS.items()},
 }

@@ -129,6 +129,17 @@ def test_videos_of_one_batch_are_one_busy_actor():
     assert (session.seconds, session.mean) == pytest.approx((30, 1))
 
 
+def test_the_moment_of_the_beginning_counts_where_a_row_has_it():
+    sweep = committed((10.0, 10.0, 1), (25.0, 10.0, 1), (70.0, 10.0, 1))
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    moments = [None, start + timedelta(seconds=10), start + timedelta(seconds=20)]
+    started = pa.array(moments, pa.timestamp("ms", "UTC"))
+    column = sweep.table.column_names.index("started_at")
+    table = sweep.table.set_column(column, "started_at", started)
+    (session,) = sessions(Sweep(sweep.folders, table))
+    assert (session.seconds, session.mean) == pytest.approx((30, 1))
+
+
 def test_a_long_pause_begins_a_new_session():
     found = sessions(committed((10, 10, 1), (20, 10, 1), (5000, 10, 1)))
     assert [session.seconds for session in found] == pytest.approx([20, 10])

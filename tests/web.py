@@ -16,10 +16,16 @@ class Handler(BaseHTTPRequestHandler):
 
     answers: dict[str, Answer]
     seen: list[tuple[str, dict[str, str]]]
+    bodies: list[bytes]
+    """What came by POST."""
 
     def do_GET(self) -> None:
         self.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
         self.answers.get(self.path.split("?")[0], gives(b"", 404))(self)
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         """Print nothing."""
@@ -32,13 +38,14 @@ class Web:
         self.port = port
         self.host = f"127.0.0.1:{port}"
         self.url = f"http://{self.host}"
-        self.answers, self.seen = handler.answers, handler.seen
+        self.answers, self.seen, self.bodies = handler.answers, handler.seen, handler.bodies
 
 
 @contextmanager
 def web(**answers: Answer) -> Iterator[Web]:
     """Yield a server that answers `/name` for each keyword."""
-    handler = type("Chosen", (Handler,), {"answers": {f"/{k}": v for k, v in answers.items()}, "seen": []})
+    own = {"answers": {f"/{k}": v for k, v in answers.items()}, "seen": [], "bodies": []}
+    handler = type("Chosen", (Handler,), own)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

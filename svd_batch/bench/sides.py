@@ -99,11 +99,16 @@ class _Keeping(Committer):
         self.pixels: dict[str, NDArray[np.float32]] = {}
 
     def write(
-        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded | None = None
+        self,
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        embedded: Embedded | None = None,
+        started_at: str | None = None,
     ) -> Result:
         assert generated.pixels is not None
         self.pixels[planned.video_id] = generated.pixels
-        return super().write(loaded, planned, generated, embedded)
+        return super().write(loaded, planned, generated, embedded, started_at)
 
     def turn(self, wall_s: float, records: Sequence[VideoRecord]) -> Turn:
         """Return a turn that has just ended, and forget its videos, so that the same may be made again."""

@@ -127,7 +127,8 @@ def devices(sweep: Sweep) -> list[Device]:
 def sessions(sweep: Sweep) -> list[Session]:
     """Return how busy the actors were, session by session, the last ones only.
 
-    A video was in generation for its batch's time (generate_s is its share of that) up to write_s before its record.
+    A video was in generation for its batch's time (generate_s is its share of that) from started_at; in rows of earlier
+    versions, which lack that, up to write_s before its record.
     """
     table = sweep.table
     needed = {"created_at", "generate_s", "write_s", "batch_size"}
@@ -137,10 +138,13 @@ def sessions(sweep: Sweep) -> list[Session]:
         or not pa.types.is_timestamp(table["created_at"].type)
     ):
         return []
-    created_ms = table["created_at"].cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_numpy()
-    end = created_ms / 1000 - _floats(table, "write_s")
     batch = np.maximum(_floats(table, "batch_size"), 1)
-    start = end - _floats(table, "generate_s") * batch
+    seconds = _floats(table, "generate_s") * batch
+    start = _moments(table, "created_at") - _floats(table, "write_s") - seconds
+    if "started_at" in table.column_names and pa.types.is_timestamp(table["started_at"].type):
+        started = _moments(table, "started_at")
+        start = np.where(np.isfinite(started), started, start)
+    end = start + seconds
     known = np.isfinite(start) & (end > start)
     start, end, weight = start[known], end[known], 1 / batch[known]
     if not len(start):
@@ -189,6 +193,12 @@ def _failure_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
     for folder in sweep.folders:
         for batch in folder.failures.to_batches(max_chunksize=10_000):
             yield from ({**row, OUTPUT: folder.name} for row in batch.to_pylist())
+
+
+def _moments(table: pa.Table, name: str) -> Floats:
+    """Return a column of timestamps in seconds since 1970, null as NaN."""
+    ms = table[name].cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+    return np.asarray(ms.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64) / 1000
 
 
 def _floats(table: pa.Table, name: str) -> Floats:

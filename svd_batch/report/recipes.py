@@ -112,6 +112,7 @@ def _steering_names(rows: pa.Table) -> list[str]:
     """Return the columns whose values steer a text beyond filling slots."""
     own = {f.name for f in dataclasses.fields(VideoRecord)}
     per_video = {*SLOTS, "file_name", "image_id", "image_path", "image_sha256", "replicate", "num_bytes", "created_at"}
+    per_video |= {"started_at", "host"}
     timed = {"video_sha256", "peak_memory_bytes", "batch_size", "quality", "memory_profile", "fingerprint", "metrics"}
     # an interval or band of guidance is a slot, and whether there is one is in `approximations`
     return [n for n in rows.column_names if n in own - per_video - timed and not n.endswith("_s")]
