@@ -8,7 +8,6 @@ Config, only its own section.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -17,10 +16,13 @@ from enum import Enum
 from typing import Any
 
 from svd_batch.access import Access
+from svd_batch.checks import check_float as _check_float
+from svd_batch.checks import check_int as _check_int
 from svd_batch.errors import UserError
 from svd_batch.gpus import GPUS
 from svd_batch.metrics import METRICS, check_names
 from svd_batch.records import CELL_FIELDS, SweepCell
+from svd_batch.submit.settings import ClusterConfig
 from svd_batch.sweep import cell_value, expand
 
 
@@ -93,19 +95,6 @@ class LoggerKind(Enum):
 
     wandb = "wandb"
     tensorboard = "tensorboard"
-
-
-def _check_int(where: str, value: Any, low: int, high: int, other: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        or_else = f" {other}" if other else ""
-        raise UserError(f"{where}: {value!r} is not accepted; give a whole number from {low} to {high}{or_else}")
-
-
-def _check_float(where: str, value: Any, low: float, high: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high:
-        ends = f"from {low:g}" + ("" if math.isinf(high) else f" to {high:g}")
-        raise UserError(f"{where}: {value!r} is not accepted; give a number {ends}")
 
 
 @dataclass
@@ -505,6 +494,7 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
