@@ -77,7 +77,7 @@ Most used:
   sampler=NAME              {samplers}: ays10 makes ten steps do
   fit=crop|pad|stretch      how pictures are brought to size
   video=NAME                {videos}; video.quality, video.playback_fps
-  backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address
+  backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address, backend.wait_s
   memory=NAME               {memories}
   speed=NAME                {speeds}: the engine's exact shortcuts
   metrics.names=[NAME,...]  what to measure of each video, docs/metrics.md; all by default, [] for nothing
@@ -380,7 +380,7 @@ def _submit(config: Config, overrides: Sequence[str]) -> int:
     _check_refine(config.cluster.verb.value, config)
     console = Console()
     output = config.output or default_output(config, overrides)
-    cluster = make_cluster(Submission(config, output, tuple(_job_arguments(overrides))))
+    cluster = make_cluster(Submission(config, output, tuple(_job_arguments(overrides)), conf_dir()))
     if "--dry-run" in options:
         print(cluster.plan(), end="")
         return 0

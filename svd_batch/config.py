@@ -349,6 +349,8 @@ class BackendConfig:
     """CPUs an actor reserves; picture loading needs at least one more."""
     torch_threads: int | None = None
     """CPU threads of each actor; none is cores divided by actors."""
+    wait_s: float = 0.0
+    """Seconds to wait for a joined cluster to have the GPUs and CPUs that the actors ask for; 0 refuses at once."""
 
     def __post_init__(self) -> None:
         if self.kind is BackendKind.serial:
@@ -364,6 +366,7 @@ class BackendConfig:
             if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
                 raise UserError(f"backend.num_gpus: {self.num_gpus:g} is not accepted; above 1 give a whole number")
         _check_float("backend.num_cpus", self.num_cpus, 0.01, 1024)
+        _check_float("backend.wait_s", self.wait_s, 0, 1e6)
         if self.torch_threads is not None:
             _check_int("backend.torch_threads", self.torch_threads, 1, 1024)
 
