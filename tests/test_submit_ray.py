@@ -90,7 +90,7 @@ def test_a_failing_jobs_exit_code_and_reason_come_back(submit: Submit) -> None:
 
 
 def test_what_is_stopped_goes_on_with_the_next_submission(submit: Submit, head: Head, tmp_path: Path) -> None:
-    first = submit(SWEEP, "--no-wait", video_s=1)
+    first = submit(SWEEP, "--no-wait", video_s=10)
     assert first.returncode == 0, first.stderr
     store = Store(tmp_path / "out")
     deadline = time.monotonic() + PATIENCE_S

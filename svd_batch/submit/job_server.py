@@ -5,6 +5,7 @@ Each no is one sentence, within seconds.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from svd_batch.extras import is_installed
 
 LEAST_RAY, BELOW_RAY = (2, 58), (3, 0)
 """The versions of Ray that svd_batch runs on, as in pyproject.toml."""
+
+_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers of Ray's client that tell of every upload and every closed socket."""
 
 TIMEOUT_S = 10.0
 _OTHER_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
@@ -37,6 +41,8 @@ def connect(address: str, warn: Callable[[str], None]) -> Any:
     headers = _headers(address, warn)
     from ray.job_submission import JobSubmissionClient
 
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     with _without(_OTHER_ADDRESSES):
         return JobSubmissionClient(address, headers=headers)
 

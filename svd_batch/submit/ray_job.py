@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import re
 import shlex
 import tempfile
@@ -219,7 +218,6 @@ def _told(call: Any, *arguments: Any, **options: Any) -> Any:
     """Return what a call of Ray's client returns, with one sentence for whatever it raises."""
     import requests
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of each upload and each closed socket
     try:
         return call(*arguments, **options)
     except requests.exceptions.RequestException as error:
