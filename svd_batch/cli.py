@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -397,10 +398,23 @@ def _job_arguments(overrides: Sequence[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     options = [word for word in _split_options(overrides)[0] if word not in (*SUBMIT_OPTIONS, "-m", "--multirun")]
+    for option, folder in pairwise(options[:]):
+        if option in ("--config-dir", "-cd") and not _is_read_by_the_job(folder):
+            options = [word for word in options if word not in (option, folder)]
     given = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     ours = ("cluster", "output", "backend.address")
     kept = [o.input_line for o in given if o.key_or_group not in ours and not o.key_or_group.startswith("cluster.")]
     return [*options, *(line for line in kept if line is not None)]
+
+
+def _is_read_by_the_job(config_dir: str) -> bool:
+    """Return whether a folder of configuration holds more of what was chosen than the cluster, which stays here."""
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = {str(group): option for group, option in HydraConfig.get().runtime.choices.items() if option}
+    return any(
+        Path(config_dir, f"{group}/{option}.yaml").exists() for group, option in chosen.items() if group != "cluster"
+    )
 
 
 def default_output(config: Config, overrides: Sequence[str]) -> str:

@@ -81,6 +81,19 @@ def test_each_job_of_a_multirun_is_a_submission_of_its_own(cli_here: Cli, work: 
     assert jobs == [f"seed={n} output=/data/{n} backend.address=auto" for n in (1, 2)]
 
 
+def test_a_folder_of_configuration_travels_where_the_job_reads_it(cli_here: Cli, work: Path) -> None:
+    for name in ("cluster/mine.yaml", "sweep/ours.yaml"):
+        (work / "my_conf" / name).parent.mkdir(parents=True, exist_ok=True)
+    (work / "my_conf/cluster/mine.yaml").write_text("defaults: [ray, _self_]\nmetadata: {team: video}\n")
+    (work / "my_conf/sweep/ours.yaml").write_text("fps: [7, 8]\n")
+    given = ["submit", "cluster=mine", "output=/o", "--config-dir", "my_conf", "--dry-run"]
+    plans = [yaml.safe_load(cli_here(*given, *more).stdout) for more in ([], ["+sweep=ours"])]
+    assert [plan["metadata"]["team"] for plan in plans] == ["video", "video"]
+    assert ["--config-dir my_conf" in plan["entrypoint"] for plan in plans] == [False, True]
+    result = cli_here(*given, "+sweep=ours", "cluster.exclude=[my_conf]")
+    assert "--config-dir: 'my_conf' is not among the files that travel" in result.stderr
+
+
 @pytest.mark.parametrize("text", ["/data/out", "/da ta/x'y", "a=b,[c]", "back\\", "s3://bucket/x"])
 def test_a_quoted_value_comes_back_as_it_was(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
