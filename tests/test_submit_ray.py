@@ -85,7 +85,7 @@ def test_a_job_is_followed_to_its_end_and_its_secrets_are_written_nowhere(
 def test_a_failing_jobs_exit_code_and_reason_come_back(submit: Submit) -> None:
     result = submit("manifest=/data/none.parquet")
     assert result.returncode == 2
-    assert "error: manifest: /data/none.parquet" in result.stdout
+    assert "error: manifest: no such file: /data/none.parquet; give" in result.stdout
     assert "failed with exit code 2; its last lines above say why" in result.stdout
 
 

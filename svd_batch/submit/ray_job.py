@@ -29,6 +29,9 @@ from svd_batch.submit.settings import RayCluster
 from svd_batch.submit.submission import Say, Submission, is_anywhere, secrets, unfound
 
 POLL_S = 1.0
+PATIENT_POLLS = 5
+"""Questions to a job that has not started before the person is told what it waits for."""
+
 MOST_SILENT = 10
 """Questions without an answer, one after the other, after which following ends."""
 
@@ -172,7 +175,7 @@ class RayJob:
 
     def status(self, say: Say) -> int:
         """Say how the last submission stands, and the end of its log where it failed."""
-        client = connect(self.settings.address, say)
+        client = connect(self.settings.address, lambda text: say(f"warning: {text}"))
         earlier = self._earlier(client)
         if not earlier:
             say(f"{self.settings.address} knows of no submission for {self.submission.output}")
@@ -184,7 +187,7 @@ class RayJob:
 
     def stop(self, say: Say) -> int:
         """Stop what runs, and wait until it has ended in order."""
-        client = connect(self.settings.address, say)
+        client = connect(self.settings.address, lambda text: say(f"warning: {text}"))
         running = [job for job in self._earlier(client) if not _is_over(job)]
         if not running:
             say(f"no submission for {self.submission.output} is running at {self.settings.address}")
@@ -265,7 +268,7 @@ class _Log:
 
 def _until_over(client: Any, job_id: str, say: Say) -> Any:
     """Say the job's lines as they come and return what is known of it at its end."""
-    log, told, num_silent = _Log(say), "", 0
+    log, told, num_silent, num_pending = _Log(say), "", 0, 0
     while True:
         try:
             job = _told(client.get_job_info, job_id)
@@ -277,9 +280,10 @@ def _until_over(client: Any, job_id: str, say: Say) -> Any:
             continue
         num_silent = 0
         if job.status.value == "PENDING":
-            if told and job.message != told:
-                say(f"waiting: {job.message}")
-            told = job.message or ""
+            num_pending += 1
+            if num_pending > PATIENT_POLLS and job.message != told:
+                say(f"waiting: {printable(job.message or '')}")
+                told = job.message
             time.sleep(POLL_S)
             continue
         try:
