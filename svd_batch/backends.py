@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -79,8 +80,8 @@ def _say_all(say: Say, notes: Sequence[str]) -> None:
 class Backend(Protocol):
     """Runs units through the stages. `start` first, `stop` always."""
 
-    def start(self) -> int:
-        """Get ready and return the largest number of actors."""
+    def start(self, say: Say = _ignore) -> int:
+        """Get ready and return the largest number of actors; `say` gets what is waited for."""
 
     def run(
         self, units: Iterable[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
@@ -101,7 +102,7 @@ class SerialBackend:
         self.config = config
         self.stage: Generate | None = None
 
-    def start(self) -> int:
+    def start(self, say: Say = _ignore) -> int:
         """Return 1."""
         return 1
 
@@ -155,10 +156,12 @@ class RayBackend:
         self.num_gpus = 0.0
         self.started = False
 
-    def start(self) -> int:
+    def start(self, say: Say = _ignore) -> int:
         """Start Ray here or join the cluster, check that the actors fit, and return the largest number of them.
 
-        Raises: UserError when Ray doesn't start or the cluster is too small.
+        A joined cluster that is too small may grow for `wait_s`, and is asked to.
+
+        Raises: UserError when Ray doesn't start or the cluster is, or stays, too small.
         """
         _quiet_environment()
         import ray
@@ -185,8 +188,35 @@ class RayBackend:
             where = f"at {self.config.address}" if self.config.address else "on this machine"
             raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}") from error
         self.started = True
-        self._fit_actors(ray.cluster_resources())
+        self._await_resources(say)
         return self.num_actors[1]
+
+    def _await_resources(self, say: Say) -> None:
+        """Fit the actors into the cluster, waiting for its nodes where that is asked for."""
+        import ray
+        from ray.autoscaler.sdk import request_resources
+
+        wait_s = self.config.wait_s if self.config.address is not None else 0.0  # this machine doesn't grow
+        deadline, told = time.monotonic() + wait_s, False
+        while True:
+            try:
+                self._fit_actors(ray.cluster_resources())
+                break
+            except UserError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    say(f"waiting up to {wait_s:g} s for more nodes: {error}")
+                    request_resources(bundles=self._least_bundles())  # heard by an autoscaler, if there is one
+                told = True
+            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+        if told:
+            request_resources(bundles=[])
+
+    def _least_bundles(self) -> list[dict[str, float]]:
+        """Return what the fewest actors reserve, and a loading task."""
+        bundle = {"CPU": self.config.num_cpus, **({"GPU": self.config.num_gpus} if self.config.num_gpus else {})}
+        return [*([bundle] * (self.config.num_actors or [1])[0]), {"CPU": 1.0}]
 
     def _fit_actors(self, resources: dict[str, float]) -> None:
         """Choose actors and GPUs an actor from what there is; refuse what can't run beside picture loading."""

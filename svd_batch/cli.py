@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +37,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   run [KEY=VALUE ...]       make the videos of a manifest over a sweep
   refine [KEY=VALUE ...]    draft a sweep, score the drafts, and make the best cells of each picture in final quality
   plan [KEY=VALUE ...]      say what `run` would do, without doing it
+  submit cluster=NAME ...   hand the job of `run` to a Ray cluster, to Kubernetes or to Slurm
   manifest FOLDER -o FILE   make a manifest from a folder of pictures
   status OUTPUT [OUTPUT ..] say how a run gets on, from any machine that can read OUTPUT
   report OUTPUT [OUTPUT ..] write one HTML page of finished, interrupted or (--watch) running runs, side by side
@@ -77,7 +79,7 @@ Most used:
   sampler=NAME              {samplers}: ays10 makes ten steps do
   fit=crop|pad|stretch      how pictures are brought to size
   video=NAME                {videos}; video.quality, video.playback_fps
-  backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address
+  backend=NAME              {backends}; backend.num_actors, backend.num_gpus, backend.address, backend.wait_s
   memory=NAME               {memories}
   speed=NAME                {speeds}: the engine's exact shortcuts
   metrics.names=[NAME,...]  what to measure of each video, docs/metrics.md; all by default, [] for nothing
@@ -113,6 +115,32 @@ Without arguments: two of the bundled pictures, the bundled checkpoint, one cell
 
 and as in `run`: +sweep, sweep.FIELD, generation.FIELD, manifest, model, seed, num_seeds, seeds, fit. No Ray is started.
 """
+
+SUBMIT_HELP = """usage: svd-batch submit cluster=NAME [OPTIONS] [KEY=VALUE ...] [+sweep=NAME]
+
+Hand a job to a cluster: {clusters}. All arguments but those of `cluster` go to the job as they are, so the command is
+that of `run` with a cluster named; `run --help` has the keys. The same command again goes on where the job stopped.
+docs/clusters.md leads from one machine to each kind of cluster.
+
+  svd-batch submit cluster=ray cluster.address=http://HEAD:8265 +sweep=motion manifest=/data/pets.parquet \\
+      model=svd_xt output=/data/out/pets
+
+  --dry-run                 print what would be sent, and send nothing
+  --no-wait                 end once the job is accepted, instead of following it
+  --status                  with the same arguments: say how the job for that output stands
+  --stop                    with the same arguments: stop it in order; what is finished is kept
+  --apply                   for cluster=kuberay: hand the manifest to kubectl
+
+  cluster=NAME              {clusters}
+  cluster.verb=refine       run `refine` there instead of `run`
+  cluster.env={{NAME: VALUE}} environment variables of the job
+  cluster.env_from=[NAME]   variables whose values are secret: taken from your environment, never shown or written down
+
+With --multirun each combination is a submission of its own. Exit codes are the job's; with --no-wait 0 once it is
+accepted.
+"""
+
+SUBMIT_OPTIONS = ("--dry-run", "--no-wait", "--status", "--stop", "--apply")
 
 PURPOSES = {
     "run": "Make the videos of a manifest over a sweep. The same command again does only what is missing.",
@@ -177,6 +205,7 @@ def _dispatch(arguments: list[str]) -> int:
         "refine": lambda rest: _job("refine", rest),
         "plan": lambda rest: _job("plan", rest),
         "bench": lambda rest: _job("bench", rest),
+        "submit": lambda rest: _job("submit", rest),
         "manifest": _manifest,
         "status": _status,
         "report": _report,
@@ -204,7 +233,8 @@ def _dispatch(arguments: list[str]) -> int:
 def _job(verb: str, overrides: list[str]) -> int:
     if "-h" in overrides or "--help" in overrides:
         names = {f"{k[:-1]}ies" if k[-1] == "y" else f"{k}s": " | ".join(v) for k, v in group_options().items()}
-        text = BENCH_HELP if verb == "bench" else JOB_HELP.replace("{purpose}", PURPOSES[verb])
+        texts = {"bench": BENCH_HELP, "submit": SUBMIT_HELP}
+        text = texts[verb] if verb in texts else JOB_HELP.replace("{purpose}", PURPOSES[verb])
         print(text.format(verb=verb, **names), end="")
         return 0
     codes: list[int] = []
@@ -219,7 +249,8 @@ def _job(verb: str, overrides: list[str]) -> int:
         except Exception as error:
             errors.append(error)
 
-    _hydra(task, [f"{PROGRAM} {verb}", *options_first(overrides)])
+    for_hydra = [word for word in overrides if verb != "submit" or word not in SUBMIT_OPTIONS]
+    _hydra(task, [f"{PROGRAM} {verb}", *options_first(for_hydra)])
     if errors:
         raise _one_sentence(errors[0])
     return max(codes, default=0)
@@ -265,14 +296,11 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     Raises: UserError with one sentence for whatever Hydra or OmegaConf refuses.
     """
     import hydra
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    from svd_batch.config import Config
-
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing a traceback and exiting with 1
-    ConfigStore.instance().store(name="schema", node=Config)
+    store_schemas()
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, argv
     try:
@@ -290,6 +318,18 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
         sys.argv = before
 
 
+def store_schemas() -> None:
+    """Tell Hydra of the typed configuration, and of what each kind of cluster adds to it."""
+    from hydra.core.config_store import ConfigStore
+
+    from svd_batch.config import Config
+    from svd_batch.submit.settings import CLUSTERS
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    for name, kind in CLUSTERS.items():
+        ConfigStore.instance().store(group="cluster", name=f"{name}_schema", node=kind)
+
+
 def _run_configured(verb: str, node: Any, overrides: list[str], command: str) -> int:
     from omegaconf import OmegaConf
 
@@ -300,12 +340,14 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     from svd_batch.preview import preview
     from svd_batch.refine import plan_lines, refine
     from svd_batch.run import run
+    from svd_batch.submit.settings import ClusterConfig
 
     check_known(OmegaConf.to_container(node))  # `+key=value` slips past the typed schema
     config = cast("Config", OmegaConf.to_object(node))  # runs every range check
     console = Console()
-    if verb in ("bench", "refine") and config.logger != LoggerConfig():
-        raise UserError(f"logger: {verb} has no use for this section; leave it out, or give the verb run")
+    real_verb = config.cluster.verb.value if verb == "submit" else verb
+    if real_verb in ("bench", "refine") and config.logger != LoggerConfig():
+        raise UserError(f"logger: {real_verb} has no use for this section; leave it out, or give the verb run")
     if verb == "bench" and config.on_end != OnEndConfig():
         raise UserError("on_end: bench has no use for this section; leave it out, or give the verb run")
     if verb == "bench":
@@ -314,6 +356,10 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
         return bench(config, console, command=command)
     if config.bench != BenchConfig():
         raise UserError(f"bench: {verb} has no use for this section; leave it out, or give the verb bench")
+    if verb == "submit":
+        return _submit(config, overrides)
+    if config.cluster != ClusterConfig():
+        raise UserError(f"cluster: {verb} has no use for this section; leave it out, or give the verb submit")
     config.output = config.output or default_output(config, overrides)
     if verb == "plan":
         job = prepare(config, need_weights=False)
@@ -322,8 +368,7 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
         for line in preview(job) if config.refine.best is None else plan_lines(job):
             console.say(line)
         return 0
-    if verb == "run" and config.refine.best is not None:
-        raise UserError("refine.best: `run` makes the whole grid in one quality; use the verb `refine`")
+    _check_refine(verb, config)
     if config.manifest is None:
         console.say(
             "bundled pictures and checkpoint; for the real thing give manifest=YOUR.parquet model=svd_xt output=FOLDER"
@@ -334,6 +379,62 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
     saved.on_end.url, saved.on_end.command = ("…" if v else None for v in (config.on_end.url, config.on_end.command))
     text = OmegaConf.to_yaml(saved)
     return (refine if verb == "refine" else run)(config, console, config_yaml=text, command=command)
+
+
+def _check_refine(verb: str, config: Config) -> None:
+    if verb == "run" and config.refine.best is not None:
+        raise UserError("refine.best: `run` makes the whole grid in one quality; use the verb `refine`")
+
+
+def _submit(config: Config, overrides: Sequence[str]) -> int:
+    """Hand the job to the cluster that its configuration names."""
+    from svd_batch.console import Console
+    from svd_batch.submit.submission import Submission, make_cluster
+
+    options = [word for word in overrides if word in SUBMIT_OPTIONS]
+    for word in overrides:
+        if _without_secret(word) != word:
+            raise UserError(
+                f"{word.lstrip('+').partition('=')[0]}: may hold a secret, and a job's command is shown on its "
+                "cluster; give '${oc.env:NAME}', and NAME in cluster.env_from"
+            )
+    _check_refine(config.cluster.verb.value, config)
+    console = Console()
+    output = config.output or default_output(config, overrides)
+    cluster = make_cluster(Submission(config, output, tuple(_job_arguments(overrides)), conf_dir()))
+    if "--dry-run" in options:
+        print(cluster.plan(), end="")
+        return 0
+    if "--status" in options:
+        return cluster.status(console.say)
+    if "--stop" in options:
+        return cluster.stop(console.say)
+    return cluster.submit(console.say, console.warn, wait="--no-wait" not in options, apply="--apply" in options)
+
+
+def _job_arguments(overrides: Sequence[str]) -> list[str]:
+    """Return what goes to a submitted job as it is: --config-dir and the overrides of this job of a multirun."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    options = [word for word in _split_options(overrides)[0] if word not in (*SUBMIT_OPTIONS, "-m", "--multirun")]
+    for option, folder in pairwise(options[:]):
+        if option in ("--config-dir", "-cd") and not _is_read_by_the_job(folder):
+            options = [word for word in options if word not in (option, folder)]
+    given = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    ours = ("cluster", "output", "backend.address")
+    kept = [o.input_line for o in given if o.key_or_group not in ours and not o.key_or_group.startswith("cluster.")]
+    return [*options, *(line for line in kept if line is not None)]
+
+
+def _is_read_by_the_job(config_dir: str) -> bool:
+    """Return whether a folder of configuration holds more of what was chosen than the cluster, which stays here."""
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = {str(group): option for group, option in HydraConfig.get().runtime.choices.items() if option}
+    return any(
+        Path(config_dir, f"{group}/{option}.yaml").exists() for group, option in chosen.items() if group != "cluster"
+    )
 
 
 def default_output(config: Config, overrides: Sequence[str]) -> str:

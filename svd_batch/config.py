@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import math
 import os
 import re
 import shlex
@@ -20,10 +19,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from svd_batch.access import Access
+from svd_batch.checks import check_float as _check_float
+from svd_batch.checks import check_int as _check_int
 from svd_batch.errors import UserError
 from svd_batch.gpus import GPUS
 from svd_batch.metrics import METRICS, check_names
 from svd_batch.records import CELL_FIELDS, SweepCell
+from svd_batch.submit.settings import ClusterConfig
 from svd_batch.sweep import cell_value, expand
 
 
@@ -96,19 +98,6 @@ class LoggerKind(Enum):
 
     wandb = "wandb"
     tensorboard = "tensorboard"
-
-
-def _check_int(where: str, value: Any, low: int, high: int, other: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        or_else = f" {other}" if other else ""
-        raise UserError(f"{where}: {value!r} is not accepted; give a whole number from {low} to {high}{or_else}")
-
-
-def _check_float(where: str, value: Any, low: float, high: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high:
-        ends = f"from {low:g}" + ("" if math.isinf(high) else f" to {high:g}")
-        raise UserError(f"{where}: {value!r} is not accepted; give a number {ends}")
 
 
 @dataclass
@@ -363,6 +352,8 @@ class BackendConfig:
     """CPUs an actor reserves; picture loading needs at least one more."""
     torch_threads: int | None = None
     """CPU threads of each actor; none is cores divided by actors."""
+    wait_s: float = 0.0
+    """Seconds to wait for a joined cluster to have the GPUs and CPUs that the actors ask for; 0 refuses at once."""
 
     def __post_init__(self) -> None:
         if self.kind is BackendKind.serial:
@@ -378,6 +369,7 @@ class BackendConfig:
             if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
                 raise UserError(f"backend.num_gpus: {self.num_gpus:g} is not accepted; above 1 give a whole number")
         _check_float("backend.num_cpus", self.num_cpus, 0.01, 1024)
+        _check_float("backend.wait_s", self.wait_s, 0, 1e6)
         if self.torch_threads is not None:
             _check_int("backend.torch_threads", self.torch_threads, 1, 1024)
 
@@ -559,6 +551,7 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     on_end: OnEndConfig = field(default_factory=OnEndConfig)

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from svd_batch.config import Config
 from svd_batch.errors import UserError
+from svd_batch.submit.settings import CLUSTERS
 
 _FULL_KEY = re.compile(r"full_key: (\S+)")
 _UNKNOWN = re.compile(r"Could not override '([^']+)'")
@@ -39,6 +40,7 @@ _GROUPS = (
     "video",
     "backend",
     "logger",
+    "cluster",
 )
 
 
@@ -47,11 +49,14 @@ def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
     for name, hint in get_type_hints(kind).items():
         yield prefix + name
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from known_keys(hint, f"{prefix}{name}.")
+            for kind_of in (hint, *(CLUSTERS.values() if name == "cluster" else ())):
+                yield from known_keys(kind_of, f"{prefix}{name}.")
 
 
 def check_known(node: Any, kind: type = Config, prefix: str = "") -> None:
     """Raise UserError for the first key of a configuration that the schema does not have."""
+    if prefix == "cluster.":
+        kind = CLUSTERS.get(getattr(node.get("kind"), "value", ""), kind)
     hints = get_type_hints(kind)
     for name, value in node.items():
         if name not in hints:

@@ -1,0 +1,139 @@
+"""`submit cluster=ray` against a real head with a job server on loopback: follow, fail, stop, go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import without_torch
+from conftest import PATIENCE_S, ROOT
+from ray_head import Head, ray_head
+
+from svd_batch.store import Store
+
+Submit = Callable[..., subprocess.CompletedProcess[str]]
+
+NUM_CELLS, NUM_PICTURES = 9, 4
+SWEEP = "+sweep=motion"
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with ray_head() as running:
+        yield running
+
+
+@pytest.fixture
+def submit(head: Head, tmp_path: Path) -> Submit:
+    """`svd-batch submit cluster=ray ARGUMENTS` for OUTPUT tmp_path/out, with the millisecond engine in the job."""
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def call(*arguments: str, video_s: float = 0.01, **environment: str) -> subprocess.CompletedProcess[str]:
+        job = without_torch(tmp_path / "out", video_s)
+        job["PYTHONPATH"] = os.pathsep.join([str(ROOT / "scripts/crash/site"), str(ROOT / "scripts")])
+        variables = ", ".join(f"{k}: {json.dumps(job[k])}" for k in ("PYTHONPATH", "SVD_BATCH_CRASH_LAYER"))
+        words = ["submit", "cluster=ray", f"cluster.address={head.address}", f"output={tmp_path / 'out'}"]
+        return subprocess.run(
+            [sys.executable, "-m", "svd_batch", *words, f"cluster.env={{{variables}}}", *arguments],
+            cwd=work,
+            env={**os.environ, "RAY_AUTH_TOKEN": head.token, **environment},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    return call
+
+
+def client_of(head: Head) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(head.address, headers={"Authorization": f"Bearer {head.token}"})
+
+
+def submission_id(result: subprocess.CompletedProcess[str]) -> str:
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("submitted ")]
+    return line.split()[1]
+
+
+def test_a_job_is_followed_to_its_end_and_its_secrets_are_written_nowhere(
+    submit: Submit, head: Head, tmp_path: Path
+) -> None:
+    result = submit("cluster.env_from=[SVDB_KEY]", "cluster.metadata={team: video}", SVDB_KEY="abracadabra")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
+    assert "4/4 videos" in result.stdout
+    assert len(Store(tmp_path / "out").done_ids()) == NUM_PICTURES
+    job = client_of(head).get_job_info(submission_id(result))
+    assert job.runtime_env["env_vars"]["SVDB_KEY"] == "abracadabra"
+    assert (job.metadata["team"], job.metadata["output"]) == ("video", str(tmp_path / "out"))
+    kept = [p for p in (tmp_path / "out").rglob("*") if p.suffix in (".json", ".yaml", ".md", ".html", ".log")]
+    assert kept
+    assert not [p for p in kept if "abracadabra" in p.read_text()]
+    assert "abracadabra" not in result.stdout + str(job.metadata) + job.entrypoint
+
+
+def test_a_failing_jobs_exit_code_and_reason_come_back(submit: Submit) -> None:
+    result = submit("manifest=/data/none.parquet")
+    assert result.returncode == 2
+    assert "error: manifest: no such file: /data/none.parquet; give" in result.stdout
+    assert "failed with exit code 2; its last lines above say why" in result.stdout
+
+
+def test_what_is_stopped_goes_on_with_the_next_submission(submit: Submit, head: Head, tmp_path: Path) -> None:
+    first = submit(SWEEP, "--no-wait", video_s=10)
+    assert first.returncode == 0, first.stderr
+    store = Store(tmp_path / "out")
+    deadline = time.monotonic() + PATIENCE_S
+    while not store.done_ids() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    again = submit(SWEEP)
+    assert again.returncode == 2
+    assert f"is being made by {submission_id(first)}, which is RUNNING" in again.stderr
+    assert f"{submission_id(first)}: RUNNING" in submit("--status").stdout
+    stopped = submit("--stop")
+    assert (stopped.returncode, stopped.stdout.count("STOPPED")) == (0, 1), stopped.stdout + stopped.stderr
+    assert "interrupted: everything finished is kept" in client_of(head).get_job_logs(submission_id(first))
+    num_done = len(store.done_ids())
+    assert 0 < num_done < NUM_PICTURES * NUM_CELLS
+    assert submit("--stop").returncode == 1  # nothing runs any more
+
+    last = submit(SWEEP)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert submission_id(last) == submission_id(first).removesuffix("-1") + "-2"
+    assert f"{num_done} done" in last.stdout
+    assert len(store.done_ids()) == NUM_PICTURES * NUM_CELLS
+
+
+def test_more_gpus_than_there_are_is_waited_for_and_then_refused(submit: Submit) -> None:
+    result = submit("backend.num_gpus=1", "backend.num_actors=2", "backend.wait_s=2")
+    assert result.returncode == 2
+    assert "waiting up to 2 s for more nodes: backend.num_gpus: an actor asks for 1 GPUs" in result.stdout
+    assert "error: backend.num_gpus: an actor asks for 1 GPUs and Ray sees 0" in result.stdout
+
+
+def test_a_job_that_waits_for_its_own_resources_says_so(submit: Submit) -> None:
+    assert submit("cluster.entrypoint_resources={nowhere: 1}", "--no-wait").returncode == 0
+    assert "PENDING: Job has not started yet. It may be waiting for resources" in submit("--status").stdout
+
+
+@pytest.mark.parametrize(("token", "found"), [("wrong", "the token found here is not"), ("", "none was found here")])
+def test_a_wrong_token_or_none_is_one_sentence(submit: Submit, tmp_path: Path, token: str, found: str) -> None:
+    result = submit("--status", RAY_AUTH_TOKEN=token, HOME=str(tmp_path))
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"asks for a token and {found}" in result.stderr
+
+
+def test_an_output_that_nobody_submitted_is_not_known(submit: Submit) -> None:
+    result = submit("--status")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "knows of no submission for" in result.stdout
