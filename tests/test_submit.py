@@ -74,6 +74,17 @@ def test_what_the_job_would_refuse_is_refused_before_it_is_sent(cli_here: Cli) -
     assert refusal(cli_here, *given, "refine.best=2").startswith("refine.best: `run` makes the whole grid")
 
 
+def test_what_on_end_gets_may_not_stand_in_the_jobs_command(cli_here: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("cluster=ray", "output=/data/out")
+    text = refusal(cli_here, *given, "on_end.url=https://hooks.example/T0K3N")
+    assert text.startswith("on_end.url: may hold a secret")
+    assert "T0K3N" not in text
+    monkeypatch.setenv("HOOK", "https://hooks.example/T0K3N")
+    plan = dry_run(cli_here, "output=/data/out", "on_end.url='${oc.env:HOOK}'", "cluster.env_from=[HOOK]")
+    assert "T0K3N" not in str(plan)
+    assert "oc.env:HOOK" in plan["entrypoint"]
+
+
 def test_each_job_of_a_multirun_is_a_submission_of_its_own(cli_here: Cli, work: Path) -> None:
     result = cli_here("submit", "-m", "cluster=ray", "seed=1,2", "output=/data/${seed}", "--dry-run")
     assert result.returncode == 0, result.stderr
