@@ -84,6 +84,7 @@ Most used:
   speed=NAME                {speeds}: the engine's exact shortcuts
   metrics.names=[NAME,...]  what to measure of each video, docs/metrics.md; all by default, [] for nothing
   +logger=NAME              for `run`: {loggers}, while it goes on; logger.project, logger.offline=true, logger.folder
+  on_end.url=ADDRESS        gets a small JSON when the run has ended, however it did; on_end.command='PROGRAM ...'
   check_images=none|sample|all, retry_failed=true, max_failed_fraction=0.5, verbose=true
 
   --cfg job                 print the configuration with all overrides and stop

@@ -41,14 +41,11 @@ class EventLog:
         self.num_asked = self.num_made = self.num_failed = 0
         self.failures: Counter[str] = Counter()
         """Failed videos by what failed, as `stage: message`."""
-        self.path: Path | None = None
+        self.has_begun = False
+        """Whether there was a run at all."""
+        self._path: Path | None = None
         self._file: TextIO | None = None
         self._start = time.monotonic()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether there was a run at all."""
-        return self.path is not None
 
     @property
     def seconds(self) -> float:
@@ -57,7 +54,7 @@ class EventLog:
 
     def begin(self, path: Path, fields: Mapping[str, Any]) -> None:
         """Open the file and write the first line."""
-        self.path, self._start = path, time.monotonic()
+        self.has_begun, self._path, self._start = True, path, time.monotonic()
         self._write("start", _now(), fields)
 
     def ask(self, num_videos: int) -> None:
@@ -81,7 +78,7 @@ class EventLog:
         self._close()
 
     def _write(self, event: str, moment: str, fields: Mapping[str, Any]) -> None:
-        if self.path is None:
+        if self._path is None:
             return
         counts = {"num_made": self.num_made, "num_failed": self.num_failed, "num_asked": self.num_asked}
         line = json.dumps({"time": moment, "event": event, **fields, **counts}) + "\n"  # ASCII, so nothing steers
@@ -92,15 +89,15 @@ class EventLog:
             self._file.write(line)
             self._file.flush()
         except OSError:
-            self.path, self._file = None, None
+            self._path, self._file = None, None
 
     def _open(self) -> None:
-        assert self.path is not None
+        assert self._path is not None
         if self._file is not None:
             self._close()
-            self.path.replace(self.path.with_suffix(".1.jsonl"))
+            self._path.replace(self._path.with_suffix(".1.jsonl"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        self._file = os.fdopen(os.open(self.path, flags, 0o666), "a", encoding="ascii")
+        self._file = os.fdopen(os.open(self._path, flags, 0o666), "a", encoding="ascii")
 
     def _close(self) -> None:
         if self._file is not None:

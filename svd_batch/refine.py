@@ -63,6 +63,8 @@ def _refine(grid: Job, console: Console, lease: Lease, events: EventLog, *, text
     console.say(f"drafts: {describe(drafts)}")
     finals = None if drafts.plan.num_todo else _finals(grid, drafts, console)
     begin(finals or drafts, console, events, texts=texts)
+    if finals is not None:
+        add_to_run(drafts)
     start, num_asked = time.monotonic(), drafts.plan.num_todo
     with ending() as end, Generation(grid, console, lease, events) as generate:
         generate(drafts)

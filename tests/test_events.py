@@ -67,6 +67,7 @@ def test_a_log_that_cant_be_written_still_counts(tmp_path: Path) -> None:
     log.add(make_failure())
     log.end({})
     assert (log.num_made, log.num_failed, log.failures["load: no such file"]) == (1, 1, 1)
+    assert log.has_begun
 
 
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
