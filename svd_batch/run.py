@@ -233,7 +233,7 @@ class Generation:
         self.console = self._stack.enter_context(lines_only(self.console, log, verbose=self._verbose))
         self._stack.enter_context(at_once(self._backend.drop))  # until the backend has stopped
         self._stack.callback(self._backend.stop, self._logs)
-        num_actors = self._backend.start()
+        num_actors = self._backend.start(self.console.say)
         self._stack.enter_context(interruptible())  # anew: Ray's start takes SIGTERM for itself
         return num_actors
 
