@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,9 @@ from svd_batch.records import (
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
 from svd_batch.stopping import leave_behind, take_again
 from svd_batch.store import Store
+
+_POLL_S = 1.0
+"""How often a cluster that is too small is looked at again."""
 
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
@@ -81,7 +84,7 @@ class Backend(Protocol):
     """Runs units through the stages. `start` first, `stop` always."""
 
     def start(self, say: Say = _ignore) -> int:
-        """Get ready and return the largest number of actors; `say` gets what is waited for."""
+        """Get ready and return the largest number of actors; `say` is told what is waited for."""
 
     def run(
         self, units: Iterable[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
@@ -145,6 +148,39 @@ def _same_pipeline(settings: GenerateSettings) -> GenerateSettings:
     return replace(settings, num_videos=None, heaviest=None)
 
 
+@dataclass(frozen=True)
+class Place:
+    """What an actor asks of a node, and how many there are in all: each settles on its own node what its share is."""
+
+    num_gpus: float = 0.0
+    num_cpus: float = 1.0
+    num_actors: int = 1
+
+    def by_gpus(self, node: Mapping[str, float]) -> int:
+        """Return how many actors a node's GPUs hold; a part of a GPU is never made of two."""
+        gpus = node.get("GPU", 0.0)
+        if 0 < self.num_gpus < 1:
+            return math.floor(gpus) * math.floor(1 / self.num_gpus + 1e-9)
+        return math.floor(gpus / self.num_gpus) if self.num_gpus else 0
+
+    def actors(self, node: Mapping[str, float]) -> int:
+        """Return how many actors a node holds."""
+        by_cpus = math.floor(node.get("CPU", 0.0) / self.num_cpus + 1e-9)
+        return min(by_cpus, self.by_gpus(node)) if self.num_gpus else by_cpus
+
+    def settle(self, settings: GenerateSettings, node: Mapping[str, float], num_nodes: int) -> GenerateSettings:
+        """Return the settings of an actor on this node: its threads, and its share of a GPU's memory or the node's.
+
+        Kinds of nodes may differ, so nothing of the driver's machine goes into it; Ray itself would give each actor a
+        single thread (OMP_NUM_THREADS=1).
+        """
+        here = self.actors(node) if self.num_gpus else math.ceil(self.num_actors / num_nodes)
+        here = max(1, min(here, self.num_actors))
+        threads = settings.torch_threads or max(1, num_cores() // here)
+        share = min(1.0, self.num_gpus) if self.num_gpus else 1 / here
+        return replace(settings, torch_threads=threads, memory_share=share)
+
+
 class RayBackend:
     """Ray Data: loading as CPU tasks, generation in a pool of actors that each hold one pipeline."""
 
@@ -159,9 +195,7 @@ class RayBackend:
     def start(self, say: Say = _ignore) -> int:
         """Start Ray here or join the cluster, check that the actors fit, and return the largest number of them.
 
-        A joined cluster that is too small may grow for `wait_s`, and is asked to.
-
-        Raises: UserError when Ray doesn't start or the cluster is, or stays, too small.
+        Raises: UserError when Ray doesn't start, or the cluster is too small and doesn't grow within `wait_s`.
         """
         _quiet_environment()
         import ray
@@ -188,55 +222,63 @@ class RayBackend:
             where = f"at {self.config.address}" if self.config.address else "on this machine"
             raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}") from error
         self.started = True
-        self._await_resources(say)
+        self._wait_for_room(say)
         return self.num_actors[1]
 
-    def _await_resources(self, say: Say) -> None:
-        """Fit the actors into the cluster, waiting for its nodes where that is asked for."""
-        import ray
+    def _wait_for_room(self, say: Say) -> None:
+        """Return once the actors fit on the cluster, after asking its autoscaler, if it has one, for what they need."""
         from ray.autoscaler.sdk import request_resources
 
-        wait_s = self.config.wait_s if self.config.address is not None else 0.0  # this machine doesn't grow
-        deadline, told = time.monotonic() + wait_s, False
+        deadline = time.monotonic() + self.config.wait_s
+        told = False
         while True:
             try:
-                self._fit_actors(ray.cluster_resources())
+                self._fit_actors(_node_resources())
                 break
             except UserError as error:
-                if time.monotonic() >= deadline:
+                if self.config.address is None:
                     raise
+                if time.monotonic() >= deadline:
+                    waited = f" after {self.config.wait_s:g} s" if told else ""
+                    hint = "" if told else ". backend.wait_s=600 would wait for nodes to join"
+                    raise UserError(f"{error}{waited}{hint}") from None
                 if not told:
-                    say(f"waiting up to {wait_s:g} s for more nodes: {error}")
-                    request_resources(bundles=self._least_bundles())  # heard by an autoscaler, if there is one
-                told = True
-            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+                    say(f"waiting up to {self.config.wait_s:g} s for nodes to join: {error}")
+                    need = {"CPU": self.config.num_cpus, "GPU": self.num_gpus}
+                    low = (self.config.num_actors or [1])[0]
+                    request_resources(bundles=[{k: v for k, v in need.items() if v}] * low + [{"CPU": LOAD_CPUS}])
+                    told = True
+            time.sleep(_POLL_S)
         if told:
-            request_resources(bundles=[])
+            request_resources(bundles=[])  # the actors ask for themselves from now on
 
-    def _least_bundles(self) -> list[dict[str, float]]:
-        """Return what the fewest actors reserve, and a loading task."""
-        bundle = {"CPU": self.config.num_cpus, **({"GPU": self.config.num_gpus} if self.config.num_gpus else {})}
-        return [*([bundle] * (self.config.num_actors or [1])[0]), {"CPU": 1.0}]
-
-    def _fit_actors(self, resources: dict[str, float]) -> None:
-        """Choose actors and GPUs an actor from what there is; refuse what can't run beside picture loading."""
-        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    def _fit_actors(self, nodes: Sequence[Mapping[str, float]]) -> None:
+        """Choose actors and GPUs an actor from what the nodes have; refuse what can't run beside picture loading."""
+        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
         self.num_gpus = self.config.num_gpus if self.config.num_gpus is not None else float(gpus > 0)
         if self.num_gpus > 0 and gpus < self.num_gpus:
             raise UserError(
                 f"backend.num_gpus: an actor asks for {self.num_gpus:g} GPUs and Ray sees {gpus:g}; give 0 for the CPU"
             )
-        fits = max(1, math.floor(gpus / self.num_gpus)) if self.num_gpus else 1
+        place = Place(self.num_gpus, self.config.num_cpus)
+        by_gpus = sum(place.by_gpus(node) for node in nodes)
+        fits = max(1, by_gpus) if self.num_gpus else 1
         low, high = self.config.num_actors or (fits, fits)
-        if self.num_gpus * low > gpus:
+        if self.num_gpus and low > by_gpus:
+            kinds = " + ".join(f"{node['GPU']:g}" for node in nodes if node.get("GPU"))
             raise UserError(
-                f"backend.num_actors: {low} actors of {self.num_gpus:g} GPUs are more than the {gpus:g} that Ray sees; "
-                f"give at most {fits}"
+                f"backend.num_actors: {low} actors of {self.num_gpus:g} GPUs are more than the {gpus:g} that Ray sees"
+                f"{f' on its nodes ({kinds})' if '+' in kinds else ''}; give at most {by_gpus}"
             )
         if low * self.config.num_cpus + LOAD_CPUS > cpus:
             raise UserError(
                 f"backend.num_actors: {low} actors of {self.config.num_cpus:g} CPUs leave none of {cpus:g} "
                 "for loading pictures, and the run would stand still; give fewer actors or a smaller backend.num_cpus"
+            )
+        if low > (here := sum(place.actors(node) for node in nodes)):
+            raise UserError(
+                f"backend.num_cpus: {low} actors of {self.config.num_cpus:g} CPUs and {self.num_gpus:g} GPUs don't fit "
+                f"on Ray's nodes one by one; {here} do. Give fewer actors or a smaller backend.num_cpus"
             )
         self.num_actors = (low, high)
 
@@ -254,7 +296,7 @@ class RayBackend:
         context.execution_no_progress_timeout_s = -1  # one video may take longer than Ray's half an hour on a CPU
         context.raise_original_map_exception = True
         context.max_errored_blocks = 0  # it would drop whole blocks; items that fail are rows
-        generate = replace(generate, torch_threads=self._torch_threads(), memory_share=self._memory_share())
+        generate = replace(generate, torch_threads=self.config.torch_threads)
         self._prepare_nodes(generate)
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
@@ -273,7 +315,7 @@ class RayBackend:
                 RayGenerate,
                 batch_size=1,
                 batch_format="pyarrow",
-                fn_constructor_kwargs={"settings": generate, "hide_gpus": self.num_gpus == 0},
+                fn_constructor_kwargs={"settings": generate, "place": self._place()},
                 compute=ActorPoolStrategy(**_pool(low, high), **TWO_UNITS),
                 num_cpus=self.config.num_cpus,
                 num_gpus=self.num_gpus or None,
@@ -300,20 +342,8 @@ class RayBackend:
         name = Path(generate.output).name
         return RunMetrics(name, generate.model.name, num_videos=units.num_videos, num_units=units.num_units)
 
-    def _torch_threads(self) -> int:
-        """Return the CPU threads of an actor; Ray would give each a single one (OMP_NUM_THREADS=1)."""
-        if self.config.torch_threads is not None:
-            return self.config.torch_threads
-        return max(1, num_cores() // self.num_actors[1])
-
-    def _memory_share(self) -> float:
-        """Return how much of a GPU's free memory, or of a machine's, is for each actor."""
-        if self.num_gpus:
-            return min(1.0, self.num_gpus)
-        import ray
-
-        num_nodes = max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
-        return 1 / math.ceil(self.num_actors[1] / num_nodes)
+    def _place(self) -> Place:
+        return Place(self.num_gpus, self.config.num_cpus, self.num_actors[1])
 
     def _prepare_nodes(self, generate: GenerateSettings) -> None:
         """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
@@ -443,12 +473,12 @@ def _loaded_from_row(row: dict[str, Any]) -> LoadedUnit:
 class RayGenerate:
     """The Generate stage as Ray Data calls it: Arrow tables of one row in, Arrow tables of one result out."""
 
-    def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
-        if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
+    def __init__(self, settings: GenerateSettings, *, place: Place) -> None:
+        if not place.num_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
         with loading(Store(Path(settings.output))):
-            self.stage = Generate(settings)
+            self.stage = Generate(place.settle(settings, *_this_node()))
 
     def __call__(self, batch: Any) -> Iterator[Any]:
         """Yield one table a result."""
@@ -465,6 +495,22 @@ class RayGenerate:
             except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)
+
+
+def _node_resources() -> list[dict[str, float]]:
+    """Return what each living node has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _this_node() -> tuple[dict[str, float], int]:
+    """Return what the node of this actor has, and the number of nodes."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    mine = ray.get_runtime_context().get_node_id()
+    return next((node["Resources"] for node in alive if node["NodeID"] == mine), {}), max(1, len(alive))
 
 
 def _result_from_row(row: dict[str, Any]) -> Result:

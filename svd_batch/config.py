@@ -351,9 +351,9 @@ class BackendConfig:
     num_cpus: float = 1.0
     """CPUs an actor reserves; picture loading needs at least one more."""
     torch_threads: int | None = None
-    """CPU threads of each actor; none is cores divided by actors."""
+    """CPU threads of each actor; none is its node's cores divided by the actors there."""
     wait_s: float = 0.0
-    """Seconds to wait for a joined cluster to have the GPUs and CPUs that the actors ask for; 0 refuses at once."""
+    """Seconds to wait for nodes to join, where a cluster has no room for the actors yet; 0 fails at once."""
 
     def __post_init__(self) -> None:
         if self.kind is BackendKind.serial:
@@ -370,6 +370,8 @@ class BackendConfig:
                 raise UserError(f"backend.num_gpus: {self.num_gpus:g} is not accepted; above 1 give a whole number")
         _check_float("backend.num_cpus", self.num_cpus, 0.01, 1024)
         _check_float("backend.wait_s", self.wait_s, 0, 1e6)
+        if self.wait_s and self.address is None:
+            raise UserError("backend.wait_s: only a cluster that is joined can grow; give backend.address as well")
         if self.torch_threads is not None:
             _check_int("backend.torch_threads", self.torch_threads, 1, 1024)
 

@@ -445,10 +445,13 @@ class Committer:
         playback_fps = config.playback_fps or planned.cell.fps
         with self._at_the_item(loaded, planned, temporary) as failed:
             parameters = self._parameters(loaded, planned)
-            video.write_video(temporary, generated.frames, playback_fps, config, parameters)
-            encode_s = time.perf_counter() - start
-            if video.probe(temporary).num_frames != len(generated.frames):
-                raise OSError("the encoded file does not hold every frame")
+            try:
+                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
+            except OSError as error:
+                if error.errno is not None:  # the disk's
+                    raise
+                temporary.unlink(missing_ok=True)  # whoever ends a job by signals may end its encoder first
+                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
             written: dict[str, Any] = {
                 "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
                 "playback_fps": playback_fps,
@@ -457,7 +460,8 @@ class Committer:
                 "started_at": started_at,
                 **measured,
             }
-            seconds = {"encode_s": encode_s, "commit_s": time.perf_counter() - start - encode_s, "write_s": 0.0}
+            checked = time.perf_counter() - encoded_at
+            seconds = {"encode_s": encoded_at - start, "commit_s": checked, "write_s": 0.0}
             return Encoded(temporary, self._record(loaded, planned, generated, written, seconds))
         return failed[0]
 
@@ -493,6 +497,14 @@ class Committer:
             if condemns(error):
                 raise
             failed.append(self.fail(_failure(loaded.unit, planned, "write", error)))
+
+    def _encode(self, path: Path, frames: NDArray[np.uint8], fps: int, parameters: dict[str, object]) -> float:
+        """Write a file, return when that was done, and check it. Raises: OSError when frames are lacking."""
+        video.write_video(path, frames, fps, self.settings.video, parameters)
+        encoded = time.perf_counter()
+        if video.probe(path).num_frames != len(frames):
+            raise OSError("the encoded file does not hold every frame")
+        return encoded
 
     def _measured(
         self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
