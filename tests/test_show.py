@@ -152,7 +152,8 @@ def test_json_parses_and_holds_the_row(job: Path, capsys: pytest.CaptureFixture[
     row = rows(job)[0]
     assert command_line.main(["show", str(job), str(row["video_id"]), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert {**shown, "created_at": None} == {**row, "created_at": None}
+    times = {"created_at": None, "started_at": None}
+    assert {**shown, **times} == {**row, **times}
 
 
 @pytest.mark.parametrize("video_id", ["0123456789abcdef0123", "abc", "", "cat.mp4"])
