@@ -114,7 +114,12 @@ def _writer(store: Store, path: Path) -> Iterator[Callable[[pa.Table], None]]:
 
 def tables(store: Store) -> tuple[pa.Table, pa.Table]:
     """Return metadata.parquet and failures.parquet as the records have them now; writes nothing."""
-    return pa.concat_tables(Rows(store).tables()), pa.concat_tables(_failure_tables(store))
+    return pa.concat_tables(Rows(store).tables()), failures(store)
+
+
+def failures(store: Store) -> pa.Table:
+    """Return failures.parquet as the records have it now."""
+    return pa.concat_tables(_failure_tables(store))
 
 
 class Rows:
@@ -240,13 +245,13 @@ def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
 
 def _failure_tables(store: Store) -> Iterator[pa.Table]:
     """Yield the rows of failures.parquet, in tables of at most ROW_GROUP; one without rows where there are none."""
-    failures = store.each_failure()
-    some = list(islice(failures, ROW_GROUP))
+    remaining = store.each_failure()
+    some = list(islice(remaining, ROW_GROUP))
     while True:
         table = to_table(some, FailureRecord)
         place = table.schema.get_field_index("created_at")
         yield table.set_column(place, "created_at", _moments(table["created_at"]))
-        some = list(islice(failures, ROW_GROUP))
+        some = list(islice(remaining, ROW_GROUP))
         if not some:
             return
 

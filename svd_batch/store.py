@@ -77,14 +77,14 @@ class Store:
 
     def check_no_link(self, path: Path) -> None:
         """Raise UserError when a folder between OUTPUT and `path` is a symlink: nothing is written outside OUTPUT."""
-        folder = path.parent
-        while folder != self.root and folder != folder.parent:
-            if folder.is_symlink():
+        root, folder = str(self.root), os.path.dirname(path)  # noqa: PTH120  (Paths would take most of a commit's time)
+        while folder != root and folder != (above := os.path.dirname(folder)):  # noqa: PTH120
+            if os.path.islink(folder):  # noqa: PTH114
                 raise UserError(
-                    f"output: {folder} is a symlink to {folder.readlink()}; nothing is written through links inside "
-                    "an output folder; put the folder itself there, or give a new output"
+                    f"output: {folder} is a symlink to {Path(folder).readlink()}; nothing is written through links "
+                    "inside an output folder; put the folder itself there, or give a new output"
                 )
-            folder = folder.parent
+            folder = above
 
     # --- videos and their records ---------------------------------------------------------------------
 
