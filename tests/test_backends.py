@@ -130,7 +130,8 @@ def test_each_record_arrives_before_the_next_video_is_done(watched: Watched) -> 
 
 
 def test_the_actor_does_not_load_pictures(watched: Watched) -> None:
-    assert "TaskPoolMapOperator[MapBatches(_load_chunk)] -> ActorPoolMapOperator[MapBatches(RayGenerate)]" in watched.plan
+    operators = "TaskPoolMapOperator[MapBatches(_load_chunk)] -> ActorPoolMapOperator[MapBatches(RayGenerate)]"
+    assert operators in watched.plan
 
 
 def test_actors_get_the_threads_that_were_asked_for_and_not_rays_single_one(watched: Watched) -> None:
