@@ -135,12 +135,12 @@ class Rows:
         self._num_known = self._images.num_rows
         self._position = {image_id: i for i, image_id in enumerate(self._images["image_id"].to_pylist())}
         self._sources = store.record_sources()
-        found = [self._encoded(read(["image_id"])["image_id"]) for read in self._sources]
+        found = [self._counted(read(["image_id"])["image_id"]) for read in self._sources]
         unknown = sorted(set().union(*(ids for ids, _ in found)) - self._position.keys())
         self._position |= {image_id: self._num_known + i for i, image_id in enumerate(unknown)}
         counts = np.zeros(len(self._position) + 1, np.int64)
-        for ids, codes in found:
-            np.add.at(counts, self._positions(ids), np.bincount(codes, minlength=len(ids)))
+        for ids, num_rows in found:
+            counts[self._positions(ids)] += num_rows
         self._window = (np.cumsum(counts) - counts) // ROW_GROUP
         """For each picture the window that its rows are in."""
         self._last = [max((int(self._window[i]) for i in self._positions(ids)), default=-1) for ids, _ in found]
@@ -155,6 +155,12 @@ class Rows:
         encoded = column.combine_chunks().dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+
+    @classmethod
+    def _counted(cls, column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the different values of a column, and how often each is there."""
+        values, codes = cls._encoded(column)
+        return values, np.bincount(codes, minlength=len(values))
 
     def _positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         return np.fromiter((self._position[i] for i in image_ids), np.int64, len(image_ids))
