@@ -114,7 +114,12 @@ def _writer(store: Store, path: Path) -> Iterator[Callable[[pa.Table], None]]:
 
 def tables(store: Store) -> tuple[pa.Table, pa.Table]:
     """Return metadata.parquet and failures.parquet as the records have them now; writes nothing."""
-    return pa.concat_tables(Rows(store).tables()), pa.concat_tables(_failure_tables(store))
+    return pa.concat_tables(Rows(store).tables()), failures(store)
+
+
+def failures(store: Store) -> pa.Table:
+    """Return failures.parquet as the records have it now."""
+    return pa.concat_tables(_failure_tables(store))
 
 
 class Rows:
@@ -130,12 +135,12 @@ class Rows:
         self._num_known = self._images.num_rows
         self._position = {image_id: i for i, image_id in enumerate(self._images["image_id"].to_pylist())}
         self._sources = store.record_sources()
-        found = [self._encoded(read(["image_id"])["image_id"]) for read in self._sources]
+        found = [self._counted(read(["image_id"])["image_id"]) for read in self._sources]
         unknown = sorted(set().union(*(ids for ids, _ in found)) - self._position.keys())
         self._position |= {image_id: self._num_known + i for i, image_id in enumerate(unknown)}
         counts = np.zeros(len(self._position) + 1, np.int64)
-        for ids, codes in found:
-            np.add.at(counts, self._positions(ids), np.bincount(codes, minlength=len(ids)))
+        for ids, num_rows in found:
+            counts[self._positions(ids)] += num_rows
         self._window = (np.cumsum(counts) - counts) // ROW_GROUP
         """For each picture the window that its rows are in."""
         self._last = [max((int(self._window[i]) for i in self._positions(ids)), default=-1) for ids, _ in found]
@@ -150,6 +155,12 @@ class Rows:
         encoded = column.combine_chunks().dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+
+    @classmethod
+    def _counted(cls, column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the different values of a column, and how often each is there."""
+        values, codes = cls._encoded(column)
+        return values, np.bincount(codes, minlength=len(values))
 
     def _positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         return np.fromiter((self._position[i] for i in image_ids), np.int64, len(image_ids))
@@ -240,13 +251,13 @@ def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
 
 def _failure_tables(store: Store) -> Iterator[pa.Table]:
     """Yield the rows of failures.parquet, in tables of at most ROW_GROUP; one without rows where there are none."""
-    failures = store.each_failure()
-    some = list(islice(failures, ROW_GROUP))
+    remaining = store.each_failure()
+    some = list(islice(remaining, ROW_GROUP))
     while True:
         table = to_table(some, FailureRecord)
         place = table.schema.get_field_index("created_at")
         yield table.set_column(place, "created_at", _moments(table["created_at"]))
-        some = list(islice(failures, ROW_GROUP))
+        some = list(islice(remaining, ROW_GROUP))
         if not some:
             return
 

@@ -10,6 +10,7 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -28,7 +29,12 @@ class Owner:
 
 def this_process() -> Owner:
     """Return the process that asks."""
-    return Owner(platform.node(), machine(), os.getpid(), started(os.getpid()))
+    return _process(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _process(pid: int) -> Owner:
+    return Owner(platform.node(), machine(), pid, started(pid))
 
 
 def machine() -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,14 @@ class Store:
 
     def check_no_link(self, path: Path) -> None:
         """Raise UserError when a folder between OUTPUT and `path` is a symlink: nothing is written outside OUTPUT."""
-        folder = path.parent
-        while folder != self.root and folder != folder.parent:
-            if folder.is_symlink():
+        root, folder = str(self.root), os.path.dirname(path)  # noqa: PTH120  (Paths would take most of a commit's time)
+        while folder != root and folder != (above := os.path.dirname(folder)):  # noqa: PTH120
+            if os.path.islink(folder):  # noqa: PTH114
                 raise UserError(
-                    f"output: {folder} is a symlink to {folder.readlink()}; nothing is written through links inside "
-                    "an output folder; put the folder itself there, or give a new output"
+                    f"output: {folder} is a symlink to {Path(folder).readlink()}; nothing is written through links "
+                    "inside an output folder; put the folder itself there, or give a new output"
                 )
-            folder = folder.parent
+            folder = above
 
     # --- videos and their records ---------------------------------------------------------------------
 
@@ -203,16 +203,31 @@ class Store:
 
     def records(self) -> Iterator[VideoRecord]:
         """Yield every committed record: those with files of their own by id, then those in parts."""
-        for read in self.record_sources():
-            yield from to_records(read(None))
+        singles = set()
+        for video_id in sorted(self._single_ids()):
+            record = self.read_single(video_id)
+            if record is not None:
+                singles.add(video_id)
+                yield record
+        hidden = self._in_parts(singles)
+        for path in self.parts.paths():
+            yield from to_records(self.parts.read(path, hidden=hidden))
+
+    def _in_parts(self, singles: Iterable[str]) -> set[str]:
+        """Return which of some videos are in a part, too; to be asked after the files were read.
+
+        What is put into a part meanwhile must not be missed.
+        """
+        ids = self.parts.ids()
+        return {video_id for video_id in singles if video_id in ids}
 
     def record_sources(self) -> list[Callable[[Sequence[str] | None], pa.Table]]:
         """Return what reads the committed records, each once, in tables of the named columns, or of all (None)."""
         found = (self.read_single(video_id) for video_id in sorted(self._single_ids()))
         singles = {record.video_id: record for record in found if record is not None}
-        self.parts.ids()  # after the files: what is put into a part meanwhile must not be missed
+        hidden = self._in_parts(singles)
         table = to_table(singles.values())
-        several = [partial(self.parts.read, path, hidden=singles.keys()) for path in self.parts.paths()]
+        several = [partial(self.parts.read, path, hidden=hidden) for path in self.parts.paths()]
         return [lambda columns: table if columns is None else table.select(columns), *several]
 
     def put_into_part(self, records: Sequence[VideoRecord]) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 
 from svd_batch import backends
@@ -20,7 +21,7 @@ from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, Spee
 from svd_batch.errors import SvdBatchError, UserError
 from svd_batch.manifest import read_manifest
 from svd_batch.plan import Request, Seeds, make_plan, split_units
-from svd_batch.records import SweepCell, VideoRecord, WorkUnit
+from svd_batch.records import SweepCell, VideoRecord, WorkUnit, unit_from_json
 from svd_batch.stages import Generate, GenerateSettings, Result, load_image
 from svd_batch.store import Store
 
@@ -59,6 +60,31 @@ def start(backend: RayBackend, config: BackendConfig) -> int:
     backend.config = config
     backend._fit_actors(backends._node_resources())
     return backend.num_actors[1]
+
+
+def test_units_come_back_from_the_plans_file_in_order_a_chunk_at_a_time(pets: Path, tmp_path: Path) -> None:
+    few = make_units(pets, 3, steps=1)
+    units = [few[i % len(few)] for i in range(6000)]
+    chunks = backends.write_units(iter(units), tmp_path / "units")
+    texts = [list(backends.read_units(tmp_path / "units", *chunk)) for chunk in chunks]
+    assert [unit_from_json(text) for some in texts for text in some] == units
+    assert [len(some) for some in texts[:32]] == [1] * 16 + [2] * 16
+    assert max(map(len, texts)) <= backends.UNITS_A_CHUNK
+    assert len(chunks) < len(units) / 10
+    assert backends.write_units(iter(()), tmp_path / "units") == []
+
+
+def test_a_loading_task_yields_the_units_of_its_chunk_one_by_one_with_their_pictures(
+    pets: Path, tmp_path: Path
+) -> None:
+    units = make_units(pets, 2, steps=1)
+    path = tmp_path / "units"
+    chunks = backends.write_units(units, path)
+    batches = [pa.table({"start": [start], "length": [length]}) for start, length in chunks]
+    tables = [table for batch in batches for table in backends._load_chunk(batch, plan_file=path, load=LOAD)]
+    loaded = [backends._loaded_from_row(row) for table in tables for row in table.to_pylist()]
+    assert [one.unit for one in loaded] == list(units)
+    assert all(one.picture is not None and one.picture.shape == (32, 32, 3) for one in loaded)
 
 
 def actor_processes() -> list[psutil.Process]:
@@ -104,7 +130,8 @@ def test_each_record_arrives_before_the_next_video_is_done(watched: Watched) -> 
 
 
 def test_the_actor_does_not_load_pictures(watched: Watched) -> None:
-    assert "TaskPoolMapOperator[Map(_load_row)] -> ActorPoolMapOperator[MapBatches(RayGenerate)]" in watched.plan
+    operators = "TaskPoolMapOperator[MapBatches(_load_chunk)] -> ActorPoolMapOperator[MapBatches(RayGenerate)]"
+    assert operators in watched.plan
 
 
 def test_actors_get_the_threads_that_were_asked_for_and_not_rays_single_one(watched: Watched) -> None:

@@ -16,6 +16,7 @@ from svd_batch.records import (
     from_dict,
     to_json,
     unit_from_json,
+    unit_to_json,
 )
 
 
@@ -23,7 +24,7 @@ def test_a_unit_survives_its_way_through_text():
     image = make_image("Mümmel/1", source_row=3, bytes_column="image", sha256="a" * 64, fixed=(("fps", 7), ("x", 0.1)))
     videos = (PlannedVideo("ab", CELL, 2**63 - 1, 0), PlannedVideo("cd", make_cell(noise_aug_strength=0.1), 0, 1))
     unit = WorkUnit(image, videos)
-    assert unit_from_json(to_json(unit)) == unit
+    assert unit_from_json(unit_to_json(unit)) == unit
 
 
 def test_a_record_survives_its_way_through_text():

@@ -21,11 +21,32 @@ from svd_batch.report import write_report
 from svd_batch.report.columns import column, rounded
 from svd_batch.report.costs import devices, sessions, stages
 from svd_batch.report.extremes import extremes, flagged
-from svd_batch.report.folders import Folder, Sweep
+from svd_batch.report.folders import Folder, Sweep, read_sweep, sampled
 from svd_batch.report.measures import measures
 from svd_batch.report.posters import make_posters, poster_name
 from svd_batch.report.watch import is_over
 from svd_batch.store import Store
+
+# --- large folders ----------------------------------------------------------------------------------------------
+
+
+def test_of_a_large_table_whole_pictures_are_taken_evenly_also_over_row_groups() -> None:
+    pictures = [f"{i:03}" for i in range(30) for _ in range(4)]
+    groups = [pa.table({"image_id": part}) for part in (pictures[:40], pictures[40:44], pictures[44:])]
+    found = sampled(groups, len(pictures), most=40)["image_id"].to_pylist()
+    assert found == [f"{i:03}" for i in range(0, 30, 3) for _ in range(4)]
+    assert sampled(groups, len(pictures), most=120).num_rows == 120
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_page_of_a_part_of_the_videos_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    store = make_output(tmp_path / "output", image_ids=["a", "b", "c", "d"], cells=[make_cell(fps=f) for f in (5, 7)])
+    assert "There are 8 videos" not in Tags(write_report(store.root, live=live)).text
+    monkeypatch.setattr("svd_batch.report.folders.MOST_ROWS", 4)
+    assert read_sweep([store.root], live=live).table["image_id"].to_pylist() == ["a", "a", "c", "c"]
+    text = " ".join(Tags(write_report(store.root, live=live)).text.split())
+    assert "There are 8 videos. This page, all its figures included, was made from 4 of them" in text
+
 
 # --- columns --------------------------------------------------------------------------------------------------
 
@@ -116,7 +137,7 @@ def committed(*seconds: tuple[float, float, int]) -> Sweep:
         for i, (end, generate_s, batch) in enumerate(seconds)
     ]
     sweep = sweep_of(rows)
-    return Sweep((Folder(Store(Path("out")), "out", sweep.table, pa.table({})),), sweep.table)
+    return Sweep((Folder(Store(Path("out")), "out", sweep.table, pa.table({}), sweep.num_videos),), sweep.table)
 
 
 def test_two_actors_that_never_rest_are_two_busy_ones():

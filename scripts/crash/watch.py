@@ -44,7 +44,7 @@ class Watch:
 
     def after(self, operation: str, place: str) -> None:
         """Told when an operation has succeeded."""
-        if operation == "rename" and place.startswith(".svd_batch/records/"):
+        if operation == "rename" and place.startswith(".svd_batch/records/") and place.endswith(".json"):
             events.note(self.settings.events, "commit", place.rpartition("/")[2].removesuffix(".json"))
         self._reach(operation, place, AFTER)
 

@@ -126,6 +126,7 @@ def _header(sweep: Sweep, axes: Sequence[Axis], selection: Selection) -> dict[st
         "name": " · ".join(folder.name for folder in sweep.folders),
         "folders": [folder.name for folder in sweep.folders],
         "num_videos": sweep.num_videos,
+        "num_videos_there": sweep.num_videos_there,
         "selection": selection,
         "models": sorted({str(model) for model in sweep.table["model_id"].unique().to_pylist()}) if rows else [],
         "shapes": [(shape["num_frames"], shape["width"], shape["height"]) for shape in shapes],

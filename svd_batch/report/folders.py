@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svd_batch import dataset
@@ -19,6 +22,8 @@ from svd_batch.store import Store
 
 OUTPUT = "output"
 """The column, and the axis, that says from which folder a video is."""
+MOST_ROWS = 200_000
+"""Videos of a folder that a page is made from; of larger ones it takes whole pictures, evenly over the table."""
 _NEEDED = ("file_name", "video_id", "image_id", "seed", "replicate", "model_id", "num_frames", "width", "height")
 
 
@@ -31,6 +36,8 @@ class Folder:
     """Unique among the folders of a page."""
     table: pa.Table
     failures: pa.Table
+    num_videos: int
+    """In the folder; the table may have fewer."""
 
     def href(self, page: Path) -> str:
         """Return the URL of the folder relative to a page, percent-encoded: empty or with a slash at its end."""
@@ -50,6 +57,11 @@ class Sweep:
     def num_videos(self) -> int:
         """How many videos there are."""
         return int(self.table.num_rows)
+
+    @property
+    def num_videos_there(self) -> int:
+        """How many videos the folders have, those included that the page was made without."""
+        return sum(folder.num_videos for folder in self.folders)
 
     def has(self, name: str) -> bool:
         """Return whether there is such a column with anything in it."""
@@ -74,18 +86,38 @@ def read_sweep(roots: Sequence[Path], *, live: bool = False) -> Sweep:
 def _read(root: Path, name: str, live: bool) -> Folder:
     store = Store(root)
     if store.exists() and (live or not store.metadata.is_file()):
-        return Folder(store, name, *map(_complete, dataset.tables(store)))
+        rows = dataset.Rows(store)
+        table = sampled(rows.tables(), rows.num_videos)
+        return Folder(store, name, _complete(table), dataset.failures(store), rows.num_videos)
     if not store.metadata.is_file():
         raise UserError(f"report: {root} has no metadata.parquet; give the output folder of a run")
     try:
-        table = pq.read_table(store.metadata)
+        with pq.ParquetFile(store.metadata) as file:
+            num_videos = file.metadata.num_rows
+            groups = (file.read_row_group(i) for i in range(file.num_row_groups))
+            table = sampled(groups, num_videos) if num_videos > MOST_ROWS else file.read()
         failures = pq.read_table(store.failures_table) if store.failures_table.exists() else pa.table({})
     except (pa.ArrowException, OSError):
         raise UserError(f"report: a table in {root} is damaged; the same run command writes it anew") from None
     lacking = [column for column in (*_NEEDED, *CELL_FIELDS) if column not in {*table.column_names, *EXACT}]
     if lacking:
         raise UserError(f"report: {store.metadata} has no column {lacking[0]}; give the output folder of a run")
-    return Folder(store, name, _complete(table), failures)
+    return Folder(store, name, _complete(table), failures, num_videos)
+
+
+def sampled(tables: Iterable[pa.Table], num_videos: int, most: int | None = None) -> pa.Table:
+    """Return tables of whole pictures as one of about `most` rows (MOST_ROWS): pictures evenly, each whole."""
+    step = math.ceil(num_videos / (most or MOST_ROWS))
+    kept, num_pictures = [], 0
+    for table in tables:
+        if step > 1:
+            ids = table["image_id"].combine_chunks()
+            is_new = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy(zero_copy_only=False)
+            number = num_pictures + np.concatenate([[0], np.cumsum(is_new)]) if len(ids) else np.empty(0, np.int64)
+            table = table.filter(pa.array(number % step == 0))
+            num_pictures = int(number[-1]) + 1 if len(number) else num_pictures
+        kept.append(table)
+    return pa.concat_tables(kept)
 
 
 def _complete(table: pa.Table) -> pa.Table:
