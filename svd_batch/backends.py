@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -186,20 +187,22 @@ class RayBackend:
         from ray.autoscaler.sdk import request_resources
 
         wait_s = self.config.wait_s if self.config.address is not None else 0.0  # this machine doesn't grow
-        deadline, told = time.monotonic() + wait_s, False
-        while True:
-            try:
-                self._fit_actors(ray.cluster_resources())
-                break
-            except UserError as error:
-                if time.monotonic() >= deadline:
-                    raise
-                if not told:
-                    say(f"waiting up to {wait_s:g} s for more nodes: {error}")
-                    request_resources(bundles=self._least_bundles())  # heard by an autoscaler, if there is one
-                told = True
-            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
-        if told:
+        deadline = time.monotonic() + wait_s
+        try:
+            self._fit_actors(ray.cluster_resources())
+            return
+        except UserError as error:
+            if not wait_s:
+                raise
+            say(f"waiting up to {wait_s:g} s for more nodes: {error}")
+        request_resources(bundles=self._least_bundles())  # heard by an autoscaler, if there is one
+        try:
+            while True:
+                time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+                with suppress(UserError) if time.monotonic() < deadline else nullcontext():
+                    self._fit_actors(ray.cluster_resources())
+                    return
+        finally:
             request_resources(bundles=[])
 
     def _least_bundles(self) -> list[dict[str, float]]:
