@@ -24,7 +24,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from svd_batch.checkpoint import bundled_checkpoint
 from svd_batch.config import Dtype, MemoryConfig, ModelConfig, SpeedConfig
-from svd_batch.engine.pipeline import Engine, Generated
+from svd_batch.engine.generated import Generated
+from svd_batch.engine.pipeline import Engine
 from svd_batch.manifest import bundled_manifest
 from svd_batch.metrics import Clip, measure
 from svd_batch.quality import in_quality

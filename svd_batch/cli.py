@@ -183,6 +183,9 @@ def _code(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our lines has gone, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}; move it away, or give another place", file=sys.stderr)
+        return USAGE_ERROR
     except OSError as error:
         if error.errno not in STORAGE_ERRNOS:
             raise

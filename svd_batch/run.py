@@ -23,6 +23,7 @@ from svd_batch.backends import LoadSettings, make_backend, remove_leftovers
 from svd_batch.config import Config, Dtype, Offload, folder_settings
 from svd_batch.console import Console, Progress, duration, size
 from svd_batch.errors import ProcessError, SvdBatchError, UserError
+from svd_batch.images import one_line
 from svd_batch.job import Job, cautions, describe, pinned_model, prepare, unreadable, up_to_date
 from svd_batch.lease import Lease
 from svd_batch.logger import RunLog
@@ -33,6 +34,7 @@ from svd_batch.recover import recover, writing
 from svd_batch.room import check_room
 from svd_batch.stages import GenerateSettings, Result
 from svd_batch.stopping import INTERRUPTED, at_once, interruptible
+from svd_batch.store import Store
 
 FINISHED, TOO_MANY_FAILED = 0, 3
 
@@ -298,13 +300,11 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: E
 
     Raises: ProcessError, after that, where one ended the generating.
     """
-    from svd_batch.report import write_report
-
     store = job.store
     recover(store)  # Ray starts a killed actor again, and what it was writing lies about
     num_rows, num_images = dataset.compact(store)
     dataset.write_card(store, job.config.model, job.revision, num_rows, num_images)
-    report = write_report(store.root)
+    report = _page(store, console)
     images = {image.image_id for image in job.manifest.images}
     failures = [f for f in store.failures() if f.image_id in images]
     failed_images = len({f.image_id for f in failures})
@@ -312,7 +312,8 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: E
     total = sum(f.stat().st_size for f in store.root.glob("videos/*/*"))
     console.say(f"videos:   {num_rows} in {store.root / 'videos'} ({size(total)}{made})")
     console.say(f"table:    {store.metadata}")
-    console.say(f"report:   {report.resolve().as_uri()}")
+    if report is not None:
+        console.say(f"report:   {report.resolve().as_uri()}")
     if failures:
         most = _most_frequent(failures)
         pictures = "1 picture" if failed_images == 1 else f"{failed_images} pictures"
@@ -335,6 +336,22 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: E
         )
         return TOO_MANY_FAILED
     return FINISHED
+
+
+def _page(store: Store, console: Console) -> Path | None:
+    """Return the written report; None, and a warning, where it can't be made: the videos don't depend on it."""
+    from svd_batch.report import write_report
+
+    try:
+        return write_report(store.root)
+    except (SvdBatchError, OSError):
+        raise
+    except Exception as error:
+        console.warn(
+            f"report: the page can't be made: {type(error).__name__}: {one_line(error)}; videos and tables are whole, "
+            f"and `svd-batch report {store.root}` tries again"
+        )
+        return None
 
 
 def _most_frequent(failures: list[FailureRecord]) -> str:

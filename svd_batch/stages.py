@@ -34,7 +34,8 @@ from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, SweepCel
 from svd_batch.store import Store, file_sha256, flush
 
 if TYPE_CHECKING:
-    from svd_batch.engine.pipeline import Engine, EngineInfo, Generated
+    from svd_batch.engine.generated import EngineInfo, Generated
+    from svd_batch.engine.pipeline import Engine
 
 T = TypeVar("T")
 

@@ -5,42 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from builders import make_frames
 from numpy.typing import NDArray
 
+from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.records import SweepCell
 
 Act = Callable[[SweepCell], None]
-
-
-@dataclass(frozen=True)
-class Info:
-    """As the engine's."""
-
-    device_name: str = "stub"
-    diffusers_version: str = "0"
-    torch_version: str = "0"
-
-
-@dataclass(frozen=True)
-class Made:
-    """As the engine's Generated."""
-
-    frames: NDArray[np.uint8]
-    batch_size: int = 1
-    torch_threads: int = 1
-    generate_s: float = 0.001
-    memory_profile: str = "fast"
-    peak_memory_bytes: int = 1
-    condition_s: float = 0.0
-    denoise_s: float = 0.0
-    decode_s: float = 0.0
-    pixels: None = None
-    num_nan_frames: int = 0
 
 
 class StubEngine:
@@ -54,8 +28,8 @@ class StubEngine:
         """The motion buckets of every batch that was asked for."""
         self.is_cancelled = threading.Event()
 
-    def info(self) -> Info:
-        return Info()
+    def info(self) -> EngineInfo:
+        return EngineInfo("stub", "0", "0")
 
     def batch_key(self, cell: SweepCell) -> Hashable:
         return ()
@@ -70,7 +44,7 @@ class StubEngine:
             try:
                 if self.act is not None:
                     self.act(cell)
-                future.set_result(Made(self.frames, len(asked)))
+                future.set_result(Generated(self.frames, len(asked), 1, 0.001, "fast", 1, 0.0, 0.0, 0.0))
             except Exception as error:
                 future.set_exception(error)
         return made

@@ -31,6 +31,15 @@ def test_a_folder_of_a_real_run_is_read(tmp_path: Path):
     assert "generate_s" in videos.numeric
 
 
+def test_a_column_of_the_manifest_called_output_is_not_taken_for_the_folders_name():
+    tables = {}
+    for name, value in (("cats", 1), ("dogs", 2)):
+        table = sweep_table({"fps": [7, 12]}, metrics=MOTION)
+        tables[name] = table.append_column("output", pa.array([value] * len(table)))
+    assert {cell.output for cell in videos_of(tables).cells} <= {"cats", "dogs", None}
+    assert videos_of({"cats": tables["cats"]}).cells[0].output is None
+
+
 def test_cells_are_in_the_order_of_their_values_and_typed_as_fields_are():
     videos = sweep({"noise_aug_strength": [0.3, 0.02], "motion_bucket_id": [240, 20]}, metrics=MOTION)
     assert [(c.settings.motion_bucket_id, c.settings.noise_aug_strength) for c in videos.cells] == [

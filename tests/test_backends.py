@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,14 +111,41 @@ def test_actors_get_the_threads_that_were_asked_for_and_not_rays_single_one(watc
     assert {r.torch_threads for r in watched.results if isinstance(r, VideoRecord)} == {2}
 
 
+def stubbed(act: Callable[[SweepCell, Path], None]) -> type[RayGenerate]:
+    """Return the actor's class with the stub for its engine, which calls `act` with each cell and OUTPUT.
+
+    Defined in a function, so that it travels by value.
+    """
+    tests = str(Path(__file__).parent)
+
+    class Stubbed(RayGenerate):
+        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
+            import sys
+
+            from svd_batch import stages
+
+            sys.path.insert(0, tests)
+            from stub_engine import StubEngine
+
+            output = Path(settings.output)
+            stages._make_engine = lambda settings: StubEngine(lambda cell: act(cell, output))  # type: ignore[assignment, return-value]
+            super().__init__(settings, hide_gpus=hide_gpus)
+
+    return Stubbed
+
+
 def test_an_actor_of_a_pool_of_varying_size_killed_in_the_middle_of_a_unit_loses_and_doubles_nothing(
-    ray_backend: RayBackend, tmp_path: Path, tiny_checkpoint: Path, pets: Path
+    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def act(cell: SweepCell, output: Path) -> None:
+        time.sleep(0.3)
+
+    monkeypatch.setattr(backends, "RayGenerate", stubbed(act))
     assert start(ray_backend, BackendConfig(num_actors=[1, 2], torch_threads=1)) == 2
-    units = make_units(pets, 4, steps=20)
+    units = make_units(pets, 4, steps=1)
     assert len(units[0].videos) > 1
     results = []
-    for result in ray_backend.run(units, LOAD, settings(tmp_path / "out", tiny_checkpoint)):
+    for result in ray_backend.run(units, LOAD, settings(tmp_path / "out", Path("/nowhere"))):
         results.append(result)
         if len(results) == 2:
             victims = actor_processes()
@@ -133,32 +160,15 @@ def test_an_actor_of_a_pool_of_varying_size_killed_in_the_middle_of_a_unit_loses
 def test_an_error_that_condemns_an_actor_replaces_it_and_one_that_dies_of_an_item_sets_it_aside(
     ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tests = str(Path(__file__).parent)
+    def act(cell: SweepCell, output: Path) -> None:
+        once = output / "once"
+        if cell.motion_bucket_id == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if cell.motion_bucket_id == 12 and not once.exists():
+            once.touch()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    class Faulty(RayGenerate):
-        """Its engine is the stub; defined here so that it travels by value."""
-
-        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
-            import sys
-
-            from svd_batch import stages
-
-            sys.path.insert(0, tests)
-            from stub_engine import StubEngine
-
-            once = Path(settings.output) / "once"
-
-            def act(cell: SweepCell) -> None:
-                if cell.motion_bucket_id == 11:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if cell.motion_bucket_id == 12 and not once.exists():
-                    once.touch()
-                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-            stages._make_engine = lambda settings: StubEngine(act)  # type: ignore[assignment, return-value]
-            super().__init__(settings, hide_gpus=hide_gpus)
-
-    monkeypatch.setattr(backends, "RayGenerate", Faulty)
+    monkeypatch.setattr(backends, "RayGenerate", stubbed(act))
     start(ray_backend, BackendConfig())
     every = make_units(pets, 3, steps=1)
     image = every[0].image

@@ -56,10 +56,9 @@ def assert_refused(result: tuple[int, str, str], *words: str) -> None:
 # --- NaN and infinity --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", NUMBERS)
-def test_no_number_on_the_command_line_may_be_nan_or_infinite(key: str, job: Job) -> None:
-    for value in NOT_FINITE:
-        assert_refused(job("plan", f"{key}={value}"), key, "is not accepted")
+@pytest.mark.parametrize(("key", "value"), [(key, NOT_FINITE[i % 3]) for i, key in enumerate(NUMBERS)], ids=str)
+def test_no_number_on_the_command_line_may_be_nan_or_infinite(key: str, value: str, job: Job) -> None:
+    assert_refused(job("plan", f"{key}={value}"), key, "is not accepted")
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
@@ -82,10 +81,10 @@ def test_no_number_in_a_sweep_file_may_be_nan_or_infinite(
 @pytest.mark.parametrize("column", CELL_NUMBERS)
 def test_no_number_in_a_manifest_may_be_nan_or_infinite(column: str, job: Job, tmp_path: Path, pictures: Path) -> None:
     names = [str(pictures / "a.png"), str(pictures / "b.jpg")]
-    for value in (math.nan, math.inf, -math.inf):
-        pq.write_table(pa.table({"image_path": names, column: [1.0, value]}), tmp_path / "m.parquet")
-        refused = job("run", manifest=tmp_path / "m.parquet")
-        assert_refused(refused, f"manifest m.parquet, row 1, column {column}: {value}", "is not accepted")
+    value = (math.nan, math.inf, -math.inf)[CELL_NUMBERS.index(column) % 3]
+    pq.write_table(pa.table({"image_path": names, column: [1.0, value]}), tmp_path / "m.parquet")
+    refused = job("run", manifest=tmp_path / "m.parquet")
+    assert_refused(refused, f"manifest m.parquet, row 1, column {column}: {value}", "is not accepted")
 
 
 # --- ranges, wherever the value comes from ------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from builders import without_torch
 from conftest import PATIENCE_S, Cli, tiny_overrides
 from hub import COMMIT, REPO, Hub, serve
 from safetensors.numpy import load_file, save_file
@@ -299,7 +299,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pet
         return subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, **environment},
+            env={**without_torch(folder / "out", 0.05), **environment},
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

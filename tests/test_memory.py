@@ -233,7 +233,7 @@ def test_a_named_profile_that_fits_without_margin_is_tried() -> None:
 
 
 def test_the_bound_that_saves_a_trace_lies_above_the_estimate() -> None:
-    demand = dataclasses.replace(of_xt(chunk=25), device_type="cpu")
+    demand = dataclasses.replace(of_xt(chunk=4), device_type="cpu")
     demand.model.dtype = type(demand.model.dtype)["float32"]
     assert demand.bound_bytes() > demand.peak_bytes(PROFILES["fast"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from builders import make_failure, make_record, run_here, run_python
+from builders import make_failure, make_record, run_here, run_python, without_torch
 from conftest import tiny_overrides
 
 from svd_batch import store as store_module
@@ -213,7 +213,8 @@ def test_a_run_killed_at_any_step_of_a_commit_makes_no_finished_video_again(
     arguments = ["run", "backend=serial", *tiny_overrides(tiny_checkpoint), f"manifest={pets}"]
     arguments += [f"output={tmp_path / 'out'}"]
     command = [sys.executable, "-c", DYING, str(STEPS.index(step)), *arguments]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = without_torch(tmp_path / "out", 0.01)
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert killed.returncode == -9, killed.stderr
     store = Store(tmp_path / "out")
     assert len(store.done_ids()) == (step == "record committed")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import interrupted, make_cell, run_here
+from builders import interrupted, make_cell, run_here, without_torch
 from conftest import Cli, tiny_overrides
 from PIL import Image
 
@@ -259,7 +259,7 @@ def test_a_job_interrupted_while_drafting_makes_no_finals_and_goes_on(
     refine: Refine, tmp_path: Path, tiny: list[str], pets: Path
 ) -> None:
     arguments = ["refine", *job(tiny, pets), *GRID, "refine.best=2"]
-    stopped = interrupted(arguments, signal.SIGTERM, tmp_path)
+    stopped = interrupted(arguments, signal.SIGTERM, tmp_path, env=without_torch(tmp_path / "out", 0.2))
     assert stopped.returncode == 130, stopped.stderr
     assert "finals:" not in stopped.stdout
     made = rows(tmp_path / "out")
@@ -272,7 +272,8 @@ def test_a_job_interrupted_while_drafting_makes_no_finals_and_goes_on(
 
 
 def test_on_ray_both_passes_share_one_start(cli: Cli, tmp_path: Path, tiny: list[str], pets: Path) -> None:
-    result = cli("refine", *tiny, f"manifest={pets}", "output=out", *GRID, "refine.best=2")
+    without = without_torch(tmp_path / "out", 0.02)
+    result = cli("refine", *tiny, f"manifest={pets}", "output=out", *GRID, "refine.best=2", **without)
     assert result.returncode == 0, result.stderr
     heads = [line.split(":")[0] for line in result.stdout.splitlines()]
     assert heads == ["drafts", "finals", "scores", "videos", "table", "report"]

@@ -404,3 +404,12 @@ def test_a_folder_without_a_video_has_a_page_and_a_report_md_that_say_so(tmp_pat
 def test_a_folder_that_is_no_output_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert command_line.main(["report", str(tmp_path)]) == 2
     assert "has no metadata.parquet" in capsys.readouterr().err
+
+
+def test_a_file_where_a_folder_belongs_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    store = make_output(tmp_path / "out", image_ids=["cat"])
+    (store.root / "report").write_text("mine")
+    assert command_line.main(["report", str(store.root), "--markdown"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {store.root / 'report'}")
+    assert error.endswith("move it away, or give another place\n")

@@ -157,6 +157,14 @@ def test_a_poster_is_the_first_frame_and_is_made_once(tmp_path: Path):
         assert picture.size == (48, 32)
 
 
+def test_a_poster_is_made_where_the_folder_of_temporary_files_is_gone(tmp_path: Path):
+    store = make_store(tmp_path)
+    record = commit_video(store)
+    store.temporary_dir.rmdir()
+    assert make_posters(store, [record.file_name]) == [True]
+    assert (store.root / poster_name(record.file_name)).is_file()
+
+
 def test_a_clip_that_is_gone_or_broken_has_no_poster(tmp_path: Path):
     store = make_store(tmp_path / "out")
     record = commit_video(store)

@@ -254,6 +254,20 @@ def test_other_codecs_make_files_that_verify(video: str, suffix: str, run: Run, 
     assert command_line.main(["verify", str(tmp_path / "out")]) == 0
 
 
+def test_a_page_that_can_not_be_made_is_a_warning_and_the_run_is_finished(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(root: Path) -> Path:
+        raise ValueError("too many bins")
+
+    monkeypatch.setattr("svd_batch.report.write_report", fail)
+    code, out, err = run()
+    assert (code, len(rows(tmp_path / "out"))) == (0, 3)
+    assert "warning: report: the page can't be made: ValueError: too many bins; videos and tables are whole" in err
+    assert "table:" in out
+    assert "report:" not in out
+
+
 def test_plan_counts_and_touches_nothing(run: Run, tmp_path: Path) -> None:
     code, out, _ = run(*GRID, verb="plan")
     assert code == 0

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import make_cell, make_frames, make_image, make_output, make_record
-from crash.engine import EngineInfo, Generated
 
 from svd_batch import cli, run, store, video
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
+from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.report.posters import make_posters
 from svd_batch.stages import Committer, GenerateSettings, LoadedUnit

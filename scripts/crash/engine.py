@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,32 +18,8 @@ from numpy.typing import NDArray
 
 from crash.settings import VARIABLE, from_text
 from svd_batch.config import ModelConfig
+from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.records import SweepCell
-
-
-@dataclass(frozen=True)
-class Generated:
-    """As the real one, less what the commit path never reads."""
-
-    frames: NDArray[np.uint8]
-    batch_size: int
-    torch_threads: int
-    generate_s: float
-    memory_profile: str
-    peak_memory_bytes: int
-    condition_s: float
-    denoise_s: float
-    decode_s: float
-    num_nan_frames: int = 0
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """As the real one."""
-
-    device_name: str
-    diffusers_version: str
-    torch_version: str
 
 
 class Engine:

@@ -15,7 +15,8 @@ from svd_batch import checkpoint
 from svd_batch.backends import LoadSettings
 from svd_batch.bench.stock import Stock
 from svd_batch.config import MemoryConfig
-from svd_batch.engine.pipeline import EngineInfo, Generated, engine_info
+from svd_batch.engine.generated import EngineInfo, Generated
+from svd_batch.engine.pipeline import engine_info
 from svd_batch.errors import UserError
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.stages import Committer, Embedded, Generate, GenerateSettings, LoadedUnit, Result, load_image

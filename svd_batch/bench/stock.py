@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from svd_batch.config import MemoryConfig, ModelConfig, Offload
+from svd_batch.engine.generated import Generated
 from svd_batch.engine.machine import Laps, device_type, peak_memory_bytes, reset_peak_resident_bytes
-from svd_batch.engine.pipeline import SIGMAS, Generated
+from svd_batch.engine.pipeline import SIGMAS
 from svd_batch.profiles import profile_name
 from svd_batch.records import SweepCell
 

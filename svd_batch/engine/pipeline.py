@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from svd_batch.engine.batching import BatchSize, Lanes, batch_key
 from svd_batch.engine.compiling import Compiler
 from svd_batch.engine.embedding import embed
 from svd_batch.engine.fit import Demand, check_fits, choose, too_little
+from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.engine.machine import (
     available_bytes,
     check_machine,
@@ -53,40 +53,6 @@ PER_SAMPLE = ("motion_bucket_id", "noise_aug_strength", "fps", "min_guidance_sca
 LARGEST_BATCH = 64
 ROOM = 0.8
 """Share of the free memory that the videos of a batch may take."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One video's frames and what they cost. Seconds of a video that was made beside others are its share of theirs."""
-
-    frames: NDArray[np.uint8]
-    """(T, H, W, 3)."""
-    batch_size: int
-    """Videos that were made at once."""
-    torch_threads: int
-    """CPU threads that computed this one."""
-    generate_s: float
-    memory_profile: str
-    """The profile with which it was made, `custom` for other settings."""
-    peak_memory_bytes: int
-    """The most during this video: of a GPU what torch held, on a CPU what `machine.peak_resident_bytes` says."""
-    condition_s: float
-    """CLIP, VAE encoding and what else comes before the first step."""
-    denoise_s: float
-    decode_s: float
-    pixels: NDArray[np.float32] | None = None
-    """The frames on [0, 1] before rounding, where the engine was told to keep them."""
-    num_nan_frames: int = 0
-    """Frames with NaN or infinite pixels, which are black in `frames`."""
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What the engine runs on; the same for all of its videos."""
-
-    device_name: str
-    diffusers_version: str
-    torch_version: str
 
 
 def engine_info(device: torch.device) -> EngineInfo:

@@ -57,7 +57,7 @@ def provenance(folder: Folder, page: Path) -> Provenance:
     return Provenance(
         name=folder.name,
         models=tuple(sorted(pairs)),
-        versions={name: _distinct(folder, name) for name in _VERSIONS if name in table.column_names},
+        versions={name: _distinct(folder, name) for name in _VERSIONS if table.num_rows and name in table.column_names},
         seeds=tuple(seeds[:_MOST_SEEDS]),
         num_seeds=len(seeds),
         settings=run.get("settings") or {},
