@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,6 +145,7 @@ class RayBackend:
         self.num_actors = (1, 1)
         self.num_gpus = 0.0
         self.started = False
+        self.is_asking = False
 
     def start(self, say: Say = _ignore) -> int:
         """Start Ray here or join the cluster, check that the actors fit, and return the largest number of them.
@@ -187,22 +187,28 @@ class RayBackend:
         from ray.autoscaler.sdk import request_resources
 
         wait_s = self.config.wait_s if self.config.address is not None else 0.0  # this machine doesn't grow
-        deadline = time.monotonic() + wait_s
-        try:
-            self._fit_actors(ray.cluster_resources())
-            return
-        except UserError as error:
-            if not wait_s:
-                raise
-            say(f"waiting up to {wait_s:g} s for more nodes: {error}")
-        request_resources(bundles=self._least_bundles())  # heard by an autoscaler, if there is one
-        try:
-            while True:
-                time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
-                with suppress(UserError) if time.monotonic() < deadline else nullcontext():
-                    self._fit_actors(ray.cluster_resources())
-                    return
-        finally:
+        deadline, told = time.monotonic() + wait_s, False
+        while True:
+            try:
+                self._fit_actors(ray.cluster_resources())
+                break
+            except UserError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    say(f"waiting up to {wait_s:g} s for more nodes: {error}")
+                    self.is_asking = True
+                    request_resources(bundles=self._least_bundles())  # heard by an autoscaler, if there is one
+                told = True
+            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+        self._ask_no_more()
+
+    def _ask_no_more(self) -> None:
+        """Take back what was asked of the autoscaler, which else keeps nodes for it."""
+        if self.is_asking:
+            from ray.autoscaler.sdk import request_resources
+
+            self.is_asking = False
             request_resources(bundles=[])
 
     def _least_bundles(self) -> list[dict[str, float]]:
@@ -308,6 +314,7 @@ class RayBackend:
         if self.started:
             import ray
 
+            self._ask_no_more()
             ray.shutdown()
             take_again()
             self.started = False
