@@ -191,6 +191,7 @@ class RayBackend:
         self.num_actors = (1, 1)
         self.num_gpus = 0.0
         self.started = False
+        self.is_asking = False
 
     def start(self, say: Say = _ignore) -> int:
         """Start Ray here or join the cluster, check that the actors fit, and return the largest number of them.
@@ -244,13 +245,21 @@ class RayBackend:
                     raise UserError(f"{error}{waited}{hint}") from None
                 if not told:
                     say(f"waiting up to {self.config.wait_s:g} s for nodes to join: {error}")
+                    self.is_asking = True
                     need = {"CPU": self.config.num_cpus, "GPU": self.num_gpus}
                     low = (self.config.num_actors or [1])[0]
                     request_resources(bundles=[{k: v for k, v in need.items() if v}] * low + [{"CPU": LOAD_CPUS}])
                     told = True
             time.sleep(_POLL_S)
-        if told:
-            request_resources(bundles=[])  # the actors ask for themselves from now on
+        self._ask_no_more()
+
+    def _ask_no_more(self) -> None:
+        """Take back what was asked of the autoscaler, which else keeps nodes for it."""
+        if self.is_asking:
+            from ray.autoscaler.sdk import request_resources
+
+            self.is_asking = False
+            request_resources(bundles=[])
 
     def _fit_actors(self, nodes: Sequence[Mapping[str, float]]) -> None:
         """Choose actors and GPUs an actor from what the nodes have; refuse what can't run beside picture loading."""
@@ -365,6 +374,7 @@ class RayBackend:
         if self.started:
             import ray
 
+            self._ask_no_more()
             ray.shutdown()
             take_again()
             self.started = False

@@ -385,6 +385,8 @@ def _run_configured(verb: str, node: Any, overrides: list[str], command: str) ->
 def _check_refine(verb: str, config: Config) -> None:
     if verb == "run" and config.refine.best is not None:
         raise UserError("refine.best: `run` makes the whole grid in one quality; use the verb `refine`")
+    if verb == "refine" and config.refine.best is None:
+        raise UserError("refine.best: none given; say how many cells of each picture to make in final quality")
 
 
 def _submit(config: Config, overrides: Sequence[str]) -> int:
@@ -400,6 +402,8 @@ def _submit(config: Config, overrides: Sequence[str]) -> int:
                 "cluster; give '${oc.env:NAME}', and NAME in cluster.env_from"
             )
     _check_refine(config.cluster.verb.value, config)
+    if config.backend.kind.value != "ray":
+        raise UserError(f"backend: {config.backend.kind.value} makes all in one process; a cluster needs backend=ray")
     console = Console()
     output = config.output or default_output(config, overrides)
     cluster = make_cluster(Submission(config, output, tuple(_job_arguments(overrides)), conf_dir()))

@@ -413,3 +413,28 @@ def test_a_ray_that_does_not_start_is_told_in_one_sentence(monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"Ray did not start on this machine: The current node timed out"):
         backend.start()
     backend.stop(tmp_path)
+
+
+def test_a_joined_cluster_may_grow_until_the_actors_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.autoscaler import sdk
+
+    seen = iter([{"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 12.0, "GPU": 2.0}])
+    asked: list[list[dict[str, float]]] = []
+    said: list[str] = []
+    monkeypatch.setattr(ray, "cluster_resources", lambda: next(seen))
+    monkeypatch.setattr(sdk, "request_resources", lambda bundles: asked.append(bundles))
+    backend = RayBackend(BackendConfig(address="auto", num_gpus=1, num_actors=[2, 8], wait_s=60))
+    backend._await_resources(said.append)
+    assert backend.num_actors == (2, 8)
+    assert asked == [[{"CPU": 1.0, "GPU": 1}, {"CPU": 1.0, "GPU": 1}, {"CPU": 1.0}], []]
+    (sentence,) = said
+    assert sentence.startswith("waiting up to 60 s for more nodes: backend.num_gpus: an actor asks for 1 GPUs")
+
+
+def test_this_machine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(UserError, match="an actor asks for 1 GPUs"):
+        RayBackend(BackendConfig(num_gpus=1, wait_s=60))._await_resources(print)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from builders import without_torch
 from conftest import PATIENCE_S, ROOT
 from ray_head import Head, ray_head
 
 from svd_batch.store import Store
+from svd_batch.submit.package import LIMIT_BYTES
 
 Submit = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -137,3 +139,15 @@ def test_an_output_that_nobody_submitted_is_not_known(submit: Submit) -> None:
     result = submit("--status")
     assert (result.returncode, result.stderr) == (1, "")
     assert "knows of no submission for" in result.stdout
+
+
+def test_the_job_server_refuses_more_than_the_limit_that_is_checked_here(head: Head) -> None:
+    headers = {"Authorization": f"Bearer {head.token}"}
+    codes = [
+        requests.put(
+            f"{head.address}/api/packages/gcs/svdb_{size}.zip", data=bytes(size), headers=headers, timeout=PATIENCE_S
+        ).status_code
+        for size in (LIMIT_BYTES, LIMIT_BYTES + 1)
+    ]
+    assert codes[0] == 200
+    assert codes[1] != 200
