@@ -370,10 +370,13 @@ class Committer:
         playback_fps = config.playback_fps or planned.cell.fps
         try:
             parameters = self._parameters(loaded, planned)
-            video.write_video(temporary, generated.frames, playback_fps, config, parameters)
-            encoded = time.perf_counter()
-            if video.probe(temporary).num_frames != len(generated.frames):
-                raise OSError("the encoded file does not hold every frame")
+            try:
+                encoded = self._encode(temporary, generated.frames, playback_fps, parameters)
+            except OSError as error:
+                if error.errno is not None:  # the disk's
+                    raise
+                temporary.unlink(missing_ok=True)  # whoever ends a job by signals may end its encoder first
+                encoded = self._encode(temporary, generated.frames, playback_fps, parameters)
             written: dict[str, Any] = {
                 "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
                 "playback_fps": playback_fps,
@@ -397,6 +400,14 @@ class Committer:
                 raise
             return self.fail(_failure(loaded.unit, planned, "write", error))
         return record
+
+    def _encode(self, path: Path, frames: NDArray[np.uint8], fps: int, parameters: dict[str, object]) -> float:
+        """Write a file, return when that was done, and check it. Raises: OSError when frames are lacking."""
+        video.write_video(path, frames, fps, self.settings.video, parameters)
+        encoded = time.perf_counter()
+        if video.probe(path).num_frames != len(frames):
+            raise OSError("the encoded file does not hold every frame")
+        return encoded
 
     def _measured(
         self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded

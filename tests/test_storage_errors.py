@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from builders import make_cell, make_frames, make_image, make_output, make_record
@@ -67,6 +68,20 @@ def test_an_encoder_that_fails_otherwise_costs_one_video(
     assert isinstance(failure, FailureRecord)
     assert (failure.stage, failure.error_message) == ("write", "ffmpeg gave up")
     assert list((tmp_path / "out" / ".svd_batch" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", ["TERM", "KILL"])
+def test_an_encoder_that_somebody_ended_is_started_once_more(
+    number: str, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A batch system that ends a job sends its signal to every process, and the encoder may be the first to go."""
+    real, once = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / "once"
+    program = tmp_path / "ffmpeg"
+    program.write_text(f'#!/bin/sh\n[ -e {once} ] || {{ touch {once}; kill -{number} $$; }}\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    assert isinstance(write(), VideoRecord)
+    assert once.exists()
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
