@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from conftest import PATIENCE_S
 from parts import need
 
 NODES = ("n1", "n2")
@@ -58,7 +59,8 @@ ip link set lo up
 while [ ! -e /proc/net/dev ] || ! grep -q "e$1:" /proc/net/dev; do sleep 0.05; done
 ip addr add $2/24 dev e$1
 ip link set e$1 up
-exec slurmd -D -N $1
+slurmd -D -N $1 &
+wait  # as the first process, bash takes leave of those whose parents are gone
 """
 
 _CONTROL = """\
@@ -155,7 +157,7 @@ class SlurmCluster:
             check=False,
         )
 
-    def wait_for(self, job_id: str, *states: str, timeout: float = 240) -> str:
+    def wait_for(self, job_id: str, *states: str, timeout: float = PATIENCE_S) -> str:
         """Return the state of a job, once it is one of these."""
         deadline = time.monotonic() + timeout
         state = ""

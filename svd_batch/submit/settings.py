@@ -284,9 +284,9 @@ class SlurmCluster(ClusterConfig):
     constraint: str | None = None
     """Features that nodes must have, such as a100."""
     sbatch: Any = None
-    """More of sbatch's options, each as one word: [--mail-type=END,--reservation=x]."""
+    """More of sbatch's options, each as one word: ["--mail-type=END","--reservation=x"]."""
     srun: Any = None
-    """More of srun's options, such as pyxis's: [--container-image=image.sqsh,--container-mounts=/data:/data]."""
+    """More of srun's options, such as pyxis's: ["--container-image=image.sqsh","--container-mounts=/data:/data"]."""
     prefix: Any = None
     """Words before the command on each node, such as [apptainer,exec,--nv,image.sif]."""
     setup: Any = None
@@ -318,7 +318,7 @@ class SlurmCluster(ClusterConfig):
             setattr(self, key, _lines(f"cluster.{key}", getattr(self, key)))
         for option in self.sbatch:
             if not option.startswith("-"):
-                raise UserError(f"cluster.sbatch: {option!r} is not accepted; give options such as [--mail-type=END]")
+                raise UserError(f"cluster.sbatch: {option!r} is not accepted; give options such as ['--mail-type=END']")
 
     def num_gpus(self) -> int:
         """Return the number of GPUs of a node."""

@@ -22,7 +22,7 @@ other=$(getent ahostsv4 "${nodes[1]}" | awk '{print $1; exit}')
 head=$(ip -4 route get "$other" 2>/dev/null | sed -n 's/.* src \\([0-9.]*\\).*/\\1/p')
 export RAY_ADDRESS=${head:-$(hostname -I | cut -d' ' -f1)}:$((20000 + SLURM_JOB_ID % 10000))
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \\n')
-export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_gcs_rpc_server_reconnect_timeout_s=30
+export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_gcs_rpc_server_reconnect_timeout_s=30
 """
 
 _DRIVER = '(echo $BASHPID >"$0.pid"; exec "$@"); code=$?; echo $code >"$0.code"; exit $code'
@@ -139,11 +139,17 @@ def _step(cluster: SlurmCluster, job: ScriptJob) -> str:
 
 
 def _on_each_node(cluster: SlurmCluster) -> str:
-    """Return what runs on every node: Ray, in a folder of this job's own, and on the head the job."""
+    """Return what runs on every node: Ray, in a folder of this job's own, and on the head the job.
+
+    Ray gives up on a slow start, so the head tries three times. A node that comes before the head, or loses its Ray,
+    joins again as long as the job goes on.
+    """
     ray = ["ray", "symmetric-run", "--address", "$RAY_ADDRESS", "--min-nodes", str(cluster.nodes)]
     sizes = [f"--num-cpus={cluster.cpus()}", f"--num-gpus={cluster.num_gpus()}"]
-    run = " ".join([*ray, *sizes, '--temp-dir="$tmp"', '-- bash -c "$0" "$@"'])
-    return f'tmp=/tmp/ray-svdb-$SLURM_JOB_ID-$SLURM_NODEID; {run}; code=$?; rm -rf "$tmp"; exit $code'
+    run = " ".join([*ray, *sizes, '--temp-dir="$tmp"', '-- bash -c "$0" "$@"; code=$?'])
+    is_over = 'if [ $SLURM_NODEID = 0 ]; then [ -e "$1.pid" ] || [ $n = 3 ]; else [ -e "$1.code" ]; fi'
+    loop = f"n=0; until {run}; n=$((n + 1)); {is_over}; do sleep 5; done"
+    return f'tmp=/tmp/ray-svdb-$SLURM_JOB_ID-$SLURM_NODEID; {loop}; rm -rf "$tmp"; exit $code'
 
 
 def _quoted(words: Sequence[str]) -> str:
