@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
+from svd_batch.place import Place
 from svd_batch.records import (
     FailureRecord,
     VideoRecord,
@@ -182,14 +183,13 @@ class RayBackend:
 
     def _await_resources(self, say: Say) -> None:
         """Fit the actors into the cluster, waiting for its nodes where that is asked for."""
-        import ray
         from ray.autoscaler.sdk import request_resources
 
         wait_s = self.config.wait_s if self.config.address is not None else 0.0  # this machine doesn't grow
         deadline, told = time.monotonic() + wait_s, False
         while True:
             try:
-                self._fit_actors(ray.cluster_resources())
+                self._fit_actors(_node_resources())
                 break
             except UserError as error:
                 if time.monotonic() >= deadline:
@@ -207,25 +207,33 @@ class RayBackend:
         bundle = {"CPU": self.config.num_cpus, **({"GPU": self.config.num_gpus} if self.config.num_gpus else {})}
         return [*([bundle] * (self.config.num_actors or [1])[0]), {"CPU": 1.0}]
 
-    def _fit_actors(self, resources: dict[str, float]) -> None:
-        """Choose actors and GPUs an actor from what there is; refuse what can't run beside picture loading."""
-        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    def _fit_actors(self, nodes: Sequence[Mapping[str, float]]) -> None:
+        """Choose actors and GPUs an actor from what the nodes have; refuse what can't run beside picture loading."""
+        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
         self.num_gpus = self.config.num_gpus if self.config.num_gpus is not None else float(gpus > 0)
         if self.num_gpus > 0 and gpus < self.num_gpus:
             raise UserError(
                 f"backend.num_gpus: an actor asks for {self.num_gpus:g} GPUs and Ray sees {gpus:g}; give 0 for the CPU"
             )
-        fits = max(1, math.floor(gpus / self.num_gpus)) if self.num_gpus else 1
+        place = Place(self.num_gpus, self.config.num_cpus)
+        by_gpus = sum(place.by_gpus(node) for node in nodes)
+        fits = max(1, by_gpus) if self.num_gpus else 1
         low, high = self.config.num_actors or (fits, fits)
-        if self.num_gpus * low > gpus:
+        if self.num_gpus and low > by_gpus:
+            kinds = " + ".join(f"{node['GPU']:g}" for node in nodes if node.get("GPU"))
             raise UserError(
-                f"backend.num_actors: {low} actors of {self.num_gpus:g} GPUs are more than the {gpus:g} that Ray sees; "
-                f"give at most {fits}"
+                f"backend.num_actors: {low} actors of {self.num_gpus:g} GPUs are more than the {gpus:g} that Ray sees"
+                f"{f' on its nodes ({kinds})' if '+' in kinds else ''}; give at most {by_gpus}"
             )
         if low * self.config.num_cpus + LOAD_CPUS > cpus:
             raise UserError(
                 f"backend.num_actors: {low} actors of {self.config.num_cpus:g} CPUs leave none of {cpus:g} "
                 "for loading pictures, and the run would stand still; give fewer actors or a smaller backend.num_cpus"
+            )
+        if low > (here := sum(place.actors(node) for node in nodes)):
+            raise UserError(
+                f"backend.num_cpus: {low} actors of {self.config.num_cpus:g} CPUs and {self.num_gpus:g} GPUs don't fit "
+                f"on Ray's nodes one by one; {here} do. Give fewer actors or a smaller backend.num_cpus"
             )
         self.num_actors = (low, high)
 
@@ -243,7 +251,8 @@ class RayBackend:
         context.execution_no_progress_timeout_s = -1  # one video may take longer than Ray's half an hour on a CPU
         context.raise_original_map_exception = True
         context.max_errored_blocks = 0  # it would drop whole blocks; items that fail are rows
-        generate = replace(generate, torch_threads=self._torch_threads(), memory_share=self._memory_share())
+        place = Place(self.num_gpus, self.config.num_cpus, self.num_actors[1])
+        generate = replace(generate, torch_threads=self.config.torch_threads, place=place)
         self._prepare_nodes(generate)
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
@@ -269,21 +278,6 @@ class RayBackend:
                     yield _result_from_row(row)
         except ray.exceptions.RayError as error:
             raise _plain_error(error) from error
-
-    def _torch_threads(self) -> int:
-        """Return the CPU threads of an actor; Ray would give each a single one (OMP_NUM_THREADS=1)."""
-        if self.config.torch_threads is not None:
-            return self.config.torch_threads
-        return max(1, num_cores() // self.num_actors[1])
-
-    def _memory_share(self) -> float:
-        """Return how much of a GPU's free memory, or of a machine's, is for each actor."""
-        if self.num_gpus:
-            return min(1.0, self.num_gpus)
-        import ray
-
-        num_nodes = max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
-        return 1 / math.ceil(self.num_actors[1] / num_nodes)
 
     def _prepare_nodes(self, generate: GenerateSettings) -> None:
         """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
@@ -369,7 +363,7 @@ class RayGenerate:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
         with loading(Store(Path(settings.output))):
-            self.stage = Generate(settings)
+            self.stage = Generate(_settled(settings))
 
     def __call__(self, batch: Any) -> Iterator[Any]:
         """Yield one table a result."""
@@ -383,6 +377,26 @@ class RayGenerate:
             except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)
+
+
+def _node_resources() -> list[dict[str, float]]:
+    """Return what each living node has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _settled(settings: GenerateSettings) -> GenerateSettings:
+    """Return the settings with what this actor's node decides: kinds of nodes may differ."""
+    if settings.place is None:
+        return settings
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    mine = ray.get_runtime_context().get_node_id()
+    here: dict[str, float] = next((node["Resources"] for node in alive if node["NodeID"] == mine), {})
+    threads, share = settings.place.share(here, max(1, len(alive)), num_cores())
+    return replace(settings, torch_threads=settings.torch_threads or threads, memory_share=share)
 
 
 def _result_from_row(row: dict[str, Any]) -> Result:

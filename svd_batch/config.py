@@ -348,7 +348,7 @@ class BackendConfig:
     num_cpus: float = 1.0
     """CPUs an actor reserves; picture loading needs at least one more."""
     torch_threads: int | None = None
-    """CPU threads of each actor; none is cores divided by actors."""
+    """CPU threads of each actor; none is its node's cores divided by the actors there."""
     wait_s: float = 0.0
     """Seconds to wait for a joined cluster to have the GPUs and CPUs that the actors ask for; 0 refuses at once."""
 

@@ -17,6 +17,7 @@ from svd_batch.backends import LoadSettings, RayBackend, RayGenerate, SerialBack
 from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import SvdBatchError, UserError
 from svd_batch.manifest import read_manifest
+from svd_batch.place import Place
 from svd_batch.plan import Request, Seeds, make_plan, split_units
 from svd_batch.records import SweepCell, VideoRecord, WorkUnit
 from svd_batch.stages import Generate, GenerateSettings, Result, load_image
@@ -52,12 +53,10 @@ def ray_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayBackend
 
 def start(backend: RayBackend, config: BackendConfig) -> int:
     """Start the shared backend, or go on as if it had been started with these settings; return the most actors."""
-    import ray
-
     if not backend.started:
         backend.start()
     backend.config = config
-    backend._fit_actors(ray.cluster_resources())
+    backend._fit_actors(backends._node_resources())
     return backend.num_actors[1]
 
 
@@ -216,12 +215,12 @@ def test_a_constructor_that_dies_ends_the_run_with_a_sentence_and_not_never(
 
 def test_more_actors_than_the_cluster_can_feed_are_refused_before_the_start() -> None:
     with pytest.raises(UserError, match="3 actors of 1 CPUs leave none of 3 for loading pictures"):
-        RayBackend(BackendConfig(num_actors=3))._fit_actors({"CPU": 3.0})
+        RayBackend(BackendConfig(num_actors=3))._fit_actors([{"CPU": 3.0}])
 
 
 def test_more_gpus_than_ray_sees_are_refused_with_both_numbers() -> None:
     with pytest.raises(UserError, match="asks for 1 GPUs and Ray sees 0; give 0 for the CPU"):
-        RayBackend(BackendConfig(num_gpus=1))._fit_actors({"CPU": 8.0})
+        RayBackend(BackendConfig(num_gpus=1))._fit_actors([{"CPU": 8.0}])
 
 
 @pytest.mark.parametrize(
@@ -236,8 +235,43 @@ def test_more_gpus_than_ray_sees_are_refused_with_both_numbers() -> None:
 )
 def test_one_actor_a_gpu_unless_told_otherwise(config: BackendConfig, actors: tuple[int, int], gpus: float) -> None:
     backend = RayBackend(config)
-    backend._fit_actors({"CPU": 32.0, "GPU": 4.0})
+    backend._fit_actors([{"CPU": 32.0, "GPU": 4.0}])
     assert (backend.num_actors, backend.num_gpus) == (actors, gpus)
+
+
+@pytest.mark.parametrize(
+    ("config", "nodes", "sentence"),
+    [
+        (BackendConfig(num_gpus=2, num_actors=3), [(8, 3), (8, 3)], r"on its nodes \(3 \+ 3\); give at most 2"),
+        (BackendConfig(num_gpus=0.4, num_actors=5), [(8, 1), (8, 1)], r"on its nodes \(1 \+ 1\); give at most 4"),
+        (BackendConfig(num_gpus=1, num_actors=4), [(2, 4), (16, 0)], "don't fit on Ray's nodes one by one; 2 do"),
+    ],
+)
+def test_actors_are_counted_node_by_node(
+    config: BackendConfig, nodes: list[tuple[float, float]], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        RayBackend(config)._fit_actors([{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes])
+
+
+def test_a_node_without_gpus_counts_for_loading_alone() -> None:
+    backend = RayBackend(BackendConfig())
+    backend._fit_actors([{"CPU": 2.0, "GPU": 2.0}, {"CPU": 4.0}])
+    assert backend.num_actors == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("place", "node", "num_nodes", "threads", "share"),
+    [
+        (Place(0.5, 1, 16), {"CPU": 8.0, "GPU": 4.0}, 3, 1, 0.5),  # eight actors here, two a GPU
+        (Place(1, 1, 16), {"CPU": 8.0, "GPU": 1.0}, 3, 8, 1.0),  # one here: the node's cores are its own
+        (Place(0, 1, 4), {"CPU": 8.0}, 2, 4, 0.5),
+    ],
+)
+def test_each_actor_takes_its_share_of_its_own_node(
+    place: Place, node: dict[str, float], num_nodes: int, threads: int, share: float
+) -> None:
+    assert place.share(node, num_nodes, num_cores=8) == (threads, share)
 
 
 def test_a_retried_unit_yields_one_result_for_each_planned_video_in_order(
