@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 class Nodes:
     """A head without GPUs, which loads pictures, and workers. The processes get the environment that is given."""
@@ -17,15 +19,25 @@ class Nodes:
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         from ray.cluster_utils import Cluster
 
-        self._folder = folder
         self._before = dict(os.environ)
         os.environ.update(environment)
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ["RAY_TMPDIR"] = str(folder)
+        (folder / "ray").mkdir()
         self._cluster = Cluster()
-        self._add(num_cpus=2, num_gpus=0, include_dashboard=False, temp_dir=str(folder))
+        self._add(num_cpus=2, num_gpus=0, include_dashboard=False)
 
     def _add(self, **arguments: Any) -> Any:
-        return self._cluster.add_node(object_store_memory=100 * 2**20, **arguments)
+        """Start a node; Ray gives each 30 s to come up, which a busy machine may not have."""
+        for is_last in (False, False, True):
+            before = psutil.Process().children(recursive=True)
+            try:
+                return self._cluster.add_node(object_store_memory=100 * 2**20, **arguments)
+            except Exception:
+                for process in set(psutil.Process().children(recursive=True)) - set(before):
+                    process.kill()
+                if is_last:
+                    raise
+        raise AssertionError
 
     @property
     def address(self) -> str:

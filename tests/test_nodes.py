@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from crash import events
 from nodes import Nodes, wait_until
 
 from svd_batch.records import CELL_FIELDS
+from svd_batch.stages import MAX_WRITING
 from svd_batch.store import Store
 from svd_batch.verify import problems
 
@@ -87,12 +89,41 @@ def test_nodes_that_die_join_and_leave_cost_what_was_in_the_making_and_nothing_t
         assert third is not None
     finally:
         nodes.stop()
-    diary = run.events()
-    committed = collections.Counter(event.what for event in diary if event.kind == "commit")
-    begun = collections.Counter(event.what for event in diary if event.kind == "begin")
-    print(json.dumps({"begun": begun.total(), "videos": num_videos, "lost": begun.total() - num_videos}))
-    assert Store(run.output).done_ids() == set(committed)
+    assert_each_once(run, num_videos)
+
+
+def test_a_node_that_dies_and_is_not_replaced_leaves_its_work_to_the_others(folder: Path, pets: Path) -> None:
+    environment = without_torch(folder / "out", video_s=0.3) | {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
+    nodes = Nodes(folder, environment)
+    try:
+        nodes.add()
+        second = nodes.add()
+        cells = f"sweep.motion_bucket_id={list(range(10, 22))}".replace(" ", "")
+        run = Running(folder, pets, environment, cells, f"backend.address={nodes.address}", "backend.num_gpus=1")
+        run.wait_for(12)
+        nodes.kill(second)
+        assert run.process.wait(PATIENCE_S) == 0, run.printed()
+    finally:
+        nodes.stop()
+    assert_each_once(run, 36)
+
+
+def assert_each_once(run: Running, num_videos: int) -> None:
+    """Fail unless each video is there, was committed once, and was never begun again after that."""
+    store, diary = Store(run.output), run.events()
+    committed = {event.what: event.time for event in diary if event.kind == "commit"}
+    assert collections.Counter(event.what for event in diary if event.kind == "commit") == dict.fromkeys(committed, 1)
     assert len(committed) == num_videos
-    assert set(committed.values()) == {1}
+    assert store.done_ids() == set(committed)
     assert not list(problems(run.output))
-    assert begun.total() - num_videos <= 4  # what two nodes had in the making, when they went
+    begun = [event for event in diary if event.kind == "begin"]
+    finished = {key: committed[video_id] for video_id, key in keys_by_id(store).items()}
+    assert [event.what for event in begun if event.time > finished[event.what]] == []
+    assert len(begun) - num_videos <= 2 * (1 + MAX_WRITING)  # what an actor can have in the making
+    print(json.dumps({"videos": num_videos, "begun": len(begun), "pauses_s": pauses(diary)}))
+
+
+def pauses(diary: list[events.Event]) -> list[float]:
+    """Return the longest times between two commits, the longest first."""
+    times = [event.time for event in diary if event.kind == "commit"]
+    return sorted((round(b - a, 1) for a, b in itertools.pairwise(times)), reverse=True)[:5]
