@@ -27,6 +27,7 @@ from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
+from svd_batch.place import Place
 from svd_batch.ray_metrics import RunMetrics
 from svd_batch.records import (
     FailureRecord,
@@ -40,9 +41,6 @@ from svd_batch.records import (
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
 from svd_batch.stopping import leave_behind, take_again
 from svd_batch.store import Store
-
-_POLL_S = 1.0
-"""How often a cluster that is too small is looked at again."""
 
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
@@ -148,39 +146,6 @@ def _same_pipeline(settings: GenerateSettings) -> GenerateSettings:
     return replace(settings, num_videos=None, heaviest=None)
 
 
-@dataclass(frozen=True)
-class Place:
-    """What an actor asks of a node, and how many there are in all: each settles on its own node what its share is."""
-
-    num_gpus: float = 0.0
-    num_cpus: float = 1.0
-    num_actors: int = 1
-
-    def by_gpus(self, node: Mapping[str, float]) -> int:
-        """Return how many actors a node's GPUs hold; a part of a GPU is never made of two."""
-        gpus = node.get("GPU", 0.0)
-        if 0 < self.num_gpus < 1:
-            return math.floor(gpus) * math.floor(1 / self.num_gpus + 1e-9)
-        return math.floor(gpus / self.num_gpus) if self.num_gpus else 0
-
-    def actors(self, node: Mapping[str, float]) -> int:
-        """Return how many actors a node holds."""
-        by_cpus = math.floor(node.get("CPU", 0.0) / self.num_cpus + 1e-9)
-        return min(by_cpus, self.by_gpus(node)) if self.num_gpus else by_cpus
-
-    def settle(self, settings: GenerateSettings, node: Mapping[str, float], num_nodes: int) -> GenerateSettings:
-        """Return the settings of an actor on this node: its threads, and its share of a GPU's memory or the node's.
-
-        Kinds of nodes may differ, so nothing of the driver's machine goes into it; Ray itself would give each actor a
-        single thread (OMP_NUM_THREADS=1).
-        """
-        here = self.actors(node) if self.num_gpus else math.ceil(self.num_actors / num_nodes)
-        here = max(1, min(here, self.num_actors))
-        threads = settings.torch_threads or max(1, num_cores() // here)
-        share = min(1.0, self.num_gpus) if self.num_gpus else 1 / here
-        return replace(settings, torch_threads=threads, memory_share=share)
-
-
 class RayBackend:
     """Ray Data: loading as CPU tasks, generation in a pool of actors that each hold one pipeline."""
 
@@ -230,27 +195,20 @@ class RayBackend:
         """Return once the actors fit on the cluster, after asking its autoscaler, if it has one, for what they need."""
         from ray.autoscaler.sdk import request_resources
 
-        deadline = time.monotonic() + self.config.wait_s
-        told = False
+        wait_s = self.config.wait_s if self.config.address is not None else 0.0  # this machine doesn't grow
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 self._fit_actors(_node_resources())
                 break
             except UserError as error:
-                if self.config.address is None:
-                    raise
                 if time.monotonic() >= deadline:
-                    waited = f" after {self.config.wait_s:g} s" if told else ""
-                    hint = "" if told else ". backend.wait_s=600 would wait for nodes to join"
-                    raise UserError(f"{error}{waited}{hint}") from None
-                if not told:
-                    say(f"waiting up to {self.config.wait_s:g} s for nodes to join: {error}")
+                    raise
+                if not self.is_asking:
+                    say(f"waiting up to {wait_s:g} s for more nodes: {error}")
                     self.is_asking = True
-                    need = {"CPU": self.config.num_cpus, "GPU": self.num_gpus}
-                    low = (self.config.num_actors or [1])[0]
-                    request_resources(bundles=[{k: v for k, v in need.items() if v}] * low + [{"CPU": LOAD_CPUS}])
-                    told = True
-            time.sleep(_POLL_S)
+                    request_resources(bundles=self._least_bundles())  # heard by an autoscaler, if there is one
+            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
         self._ask_no_more()
 
     def _ask_no_more(self) -> None:
@@ -260,6 +218,11 @@ class RayBackend:
 
             self.is_asking = False
             request_resources(bundles=[])
+
+    def _least_bundles(self) -> list[dict[str, float]]:
+        """Return what the fewest actors reserve, and a loading task."""
+        bundle = {"CPU": self.config.num_cpus, **({"GPU": self.config.num_gpus} if self.config.num_gpus else {})}
+        return [*([bundle] * (self.config.num_actors or [1])[0]), {"CPU": 1.0}]
 
     def _fit_actors(self, nodes: Sequence[Mapping[str, float]]) -> None:
         """Choose actors and GPUs an actor from what the nodes have; refuse what can't run beside picture loading."""
@@ -305,7 +268,8 @@ class RayBackend:
         context.execution_no_progress_timeout_s = -1  # one video may take longer than Ray's half an hour on a CPU
         context.raise_original_map_exception = True
         context.max_errored_blocks = 0  # it would drop whole blocks; items that fail are rows
-        generate = replace(generate, torch_threads=self.config.torch_threads)
+        place = Place(self.num_gpus, self.config.num_cpus, self.num_actors[1])
+        generate = replace(generate, torch_threads=self.config.torch_threads, place=place)
         self._prepare_nodes(generate)
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
@@ -324,7 +288,7 @@ class RayBackend:
                 RayGenerate,
                 batch_size=1,
                 batch_format="pyarrow",
-                fn_constructor_kwargs={"settings": generate, "place": self._place()},
+                fn_constructor_kwargs={"settings": generate, "hide_gpus": self.num_gpus == 0},
                 compute=ActorPoolStrategy(**_pool(low, high), **TWO_UNITS),
                 num_cpus=self.config.num_cpus,
                 num_gpus=self.num_gpus or None,
@@ -350,9 +314,6 @@ class RayBackend:
             return None
         name = Path(generate.output).name
         return RunMetrics(name, generate.model.name, num_videos=units.num_videos, num_units=units.num_units)
-
-    def _place(self) -> Place:
-        return Place(self.num_gpus, self.config.num_cpus, self.num_actors[1])
 
     def _prepare_nodes(self, generate: GenerateSettings) -> None:
         """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
@@ -483,12 +444,12 @@ def _loaded_from_row(row: dict[str, Any]) -> LoadedUnit:
 class RayGenerate:
     """The Generate stage as Ray Data calls it: Arrow tables of one row in, Arrow tables of one result out."""
 
-    def __init__(self, settings: GenerateSettings, *, place: Place) -> None:
-        if not place.num_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
+    def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
+        if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
         with loading(Store(Path(settings.output))):
-            self.stage = Generate(place.settle(settings, *_this_node()))
+            self.stage = Generate(_settled(settings))
 
     def __call__(self, batch: Any) -> Iterator[Any]:
         """Yield one table a result."""
@@ -514,13 +475,17 @@ def _node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _this_node() -> tuple[dict[str, float], int]:
-    """Return what the node of this actor has, and the number of nodes."""
+def _settled(settings: GenerateSettings) -> GenerateSettings:
+    """Return the settings with what this actor's node decides: kinds of nodes may differ."""
+    if settings.place is None:
+        return settings
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     mine = ray.get_runtime_context().get_node_id()
-    return next((node["Resources"] for node in alive if node["NodeID"] == mine), {}), max(1, len(alive))
+    here: dict[str, float] = next((node["Resources"] for node in alive if node["NodeID"] == mine), {})
+    threads, share = settings.place.share(here, max(1, len(alive)), num_cores())
+    return replace(settings, torch_threads=settings.torch_threads or threads, memory_share=share)
 
 
 def _result_from_row(row: dict[str, Any]) -> Result:

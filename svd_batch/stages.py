@@ -31,6 +31,7 @@ from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoC
 from svd_batch.errors import ItemError, ProcessError, StoppingError, condemns
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
 from svd_batch.metrics import METRICS, Clip, Embeddings, measure, use_one_thread
+from svd_batch.place import Place
 from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
 from svd_batch.store import Store, file_sha256, flush
@@ -74,6 +75,8 @@ class GenerateSettings:
     """The cell that takes the most memory of all that are planned."""
     memory_share: float = 1.0
     """How much of the device's free memory is for this stage, where several share it."""
+    place: Place | None = None
+    """What the actor that holds this stage asks of its node: it settles threads and memory_share there."""
     metrics: tuple[str, ...] = ()
     """What to measure of each video before it is encoded."""
     item_timeout_s: float | None = None

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pytest
 
 from svd_batch import backends
-from svd_batch.backends import LoadSettings, Place, RayBackend, RayGenerate, SerialBackend, remove_leftovers
+from svd_batch.backends import LoadSettings, RayBackend, RayGenerate, SerialBackend, remove_leftovers
 from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import SvdBatchError, UserError
 from svd_batch.manifest import read_manifest
+from svd_batch.place import Place
 from svd_batch.plan import Request, Seeds, make_plan, split_units
 from svd_batch.records import SweepCell, VideoRecord, WorkUnit, unit_from_json
 from svd_batch.stages import Generate, GenerateSettings, Result, load_image
@@ -163,7 +164,7 @@ def stubbed(act: Callable[[SweepCell, Path], None]) -> type[RayGenerate]:
     tests = str(Path(__file__).parent)
 
     class Stubbed(RayGenerate):
-        def __init__(self, settings: GenerateSettings, *, place: Place) -> None:
+        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
             import sys
 
             from svd_batch import stages
@@ -173,7 +174,7 @@ def stubbed(act: Callable[[SweepCell, Path], None]) -> type[RayGenerate]:
 
             output = Path(settings.output)
             stages._make_engine = lambda settings: StubEngine(lambda cell: act(cell, output))  # type: ignore[assignment, return-value]
-            super().__init__(settings, place=place)
+            super().__init__(settings, hide_gpus=hide_gpus)
 
     return Stubbed
 
@@ -256,11 +257,11 @@ def test_a_constructor_that_dies_ends_the_run_with_a_sentence_and_not_never(
     ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Dying(RayGenerate):
-        def __init__(self, settings: GenerateSettings, *, place: Place) -> None:
+        def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
             from svd_batch import stages
 
             stages._make_engine = lambda settings: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
-            super().__init__(settings, place=place)
+            super().__init__(settings, hide_gpus=hide_gpus)
 
     monkeypatch.setattr(backends, "RayGenerate", Dying)
     start(ray_backend, BackendConfig())
@@ -324,17 +325,9 @@ def test_a_node_without_gpus_counts_for_loading_alone() -> None:
     ],
 )
 def test_each_actor_takes_its_share_of_its_own_node(
-    place: Place,
-    node: dict[str, float],
-    num_nodes: int,
-    threads: int,
-    share: float,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    place: Place, node: dict[str, float], num_nodes: int, threads: int, share: float
 ) -> None:
-    monkeypatch.setattr(backends, "num_cores", lambda: 8)
-    settled = place.settle(settings(tmp_path, tmp_path), node, num_nodes)
-    assert (settled.torch_threads, settled.memory_share) == (threads, share)
+    assert place.share(node, num_nodes, num_cores=8) == (threads, share)
 
 
 def test_a_retried_unit_yields_one_result_for_each_planned_video_in_order(
@@ -397,7 +390,7 @@ def test_an_actor_without_gpus_hides_them_from_torch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(backends, "Generate", lambda settings: settings)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(backends, "_this_node", lambda: ({"CPU": 2.0}, 1))
-    RayGenerate(settings(tmp_path, tmp_path), place=Place())
+    RayGenerate(settings(tmp_path, tmp_path), hide_gpus=True)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 

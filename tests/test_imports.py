@@ -84,7 +84,17 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_module(module: str):
 
 @pytest.mark.parametrize(
     "module",
-    ["errors.py", "records.py", "sweep.py", "ids.py", "quality.py", "gpus.py", "profiles.py", "submit/preflight.py"],
+    [
+        "errors.py",
+        "records.py",
+        "sweep.py",
+        "ids.py",
+        "quality.py",
+        "gpus.py",
+        "place.py",
+        "profiles.py",
+        "submit/preflight.py",
+    ],
 )
 def test_a_pure_module_imports_the_standard_library_and_us_alone(module: str):
     packages = {name.split(".")[0] for name, _ in imports(module)}
@@ -111,8 +121,11 @@ def test_a_pure_module_imports_the_standard_library_and_us_alone(module: str):
         ("submit/job_server.py", {"errors", "extras"}),
         ("submit/ray_job.py", {"access", "console", "errors", "stopping", "submit"}),
         ("submit/kubectl.py", {"access", "errors", "stopping", "submit"}),
+        ("submit/slurm.py", {"errors", "stopping", "store", "submit"}),
         ("submit/kuberay.py", {"access", "errors", "submit"}),
         ("gpus.py", set()),
+        ("place.py", set()),
+        ("submit/slurm_script.py", {"submit"}),
         ("profiles.py", {"config", "errors"}),
         ("plan.py", {"id_set", "ids", "quality", "records", "sweep"}),
         ("metrics/__init__.py", {"errors", "metrics"}),

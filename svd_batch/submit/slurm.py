@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from svd_batch.stopping import INTERRUPTED
 from svd_batch.store import Store
 from svd_batch.submit.settings import SlurmCluster
 from svd_batch.submit.slurm_script import ScriptJob, script
-from svd_batch.submit.submission import Say, Submission, hydra_quoted
+from svd_batch.submit.submission import Say, Submission, hydra_quoted, secrets
 
 POLL_S = 5.0
 """How often a job that is followed is asked for; Slurm's controller serves everybody."""
@@ -97,9 +96,8 @@ class SlurmJob:
         """
         if apply:
             raise UserError("--apply: cluster=slurm has no use for it; leave it out")
-        for name in self.cluster.env_from:
-            if name not in os.environ:
-                raise UserError(f"cluster.env_from: {name} is not set in your environment; export it first")
+        _program("sbatch")
+        secrets(self.cluster.env_from)  # Slurm hands the whole environment over; what is lacking there is refused here
         active = [job for job in self._jobs() if job.is_active]
         if active:
             raise UserError(
@@ -272,18 +270,25 @@ def _exit_code(text: str) -> int:
     return int(code) or (128 + int(number) if int(number or 0) else 0)
 
 
+def _program(name: str) -> str:
+    """Return where one of Slurm's commands is."""
+    path = shutil.which(name)
+    if path is None:
+        raise UserError(
+            f"cluster=slurm: no {name} on PATH; run this where Slurm's commands are, or print the script with --dry-run"
+        )
+    return path
+
+
 def _run(program: str, *arguments: str) -> str:
     """Return what one of Slurm's commands prints.
 
     Raises: UserError where it isn't there, doesn't answer or refuses.
     """
-    if shutil.which(program) is None:
-        raise UserError(
-            f"cluster=slurm: no {program} on PATH; run this where Slurm's commands are, or print the script with "
-            "--dry-run"
-        )
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+        done = subprocess.run(
+            [_program(program), *arguments], capture_output=True, text=True, timeout=_ANSWER_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"cluster=slurm: {program} gave no answer within {_ANSWER_S:g} s") from None
     if done.returncode:
