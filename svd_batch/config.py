@@ -370,8 +370,6 @@ class BackendConfig:
                 raise UserError(f"backend.num_gpus: {self.num_gpus:g} is not accepted; above 1 give a whole number")
         _check_float("backend.num_cpus", self.num_cpus, 0.01, 1024)
         _check_float("backend.wait_s", self.wait_s, 0, 1e6)
-        if self.wait_s and self.address is None:
-            raise UserError("backend.wait_s: only a cluster that is joined can grow; give backend.address as well")
         if self.torch_threads is not None:
             _check_int("backend.torch_threads", self.torch_threads, 1, 1024)
 

@@ -389,7 +389,6 @@ def test_an_actor_without_gpus_hides_them_from_torch(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(backends, "Generate", lambda settings: settings)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(backends, "_this_node", lambda: ({"CPU": 2.0}, 1))
     RayGenerate(settings(tmp_path, tmp_path), hide_gpus=True)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
@@ -409,16 +408,16 @@ def test_a_ray_that_does_not_start_is_told_in_one_sentence(monkeypatch: pytest.M
 
 
 def test_a_joined_cluster_may_grow_until_the_actors_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
     from ray.autoscaler import sdk
 
-    seen = iter([{"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 12.0, "GPU": 2.0}])
+    small = [{"CPU": 4.0}]
+    seen = iter([small, small, [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]])
     asked: list[list[dict[str, float]]] = []
     said: list[str] = []
-    monkeypatch.setattr(ray, "cluster_resources", lambda: next(seen))
+    monkeypatch.setattr(backends, "_node_resources", lambda: next(seen))
     monkeypatch.setattr(sdk, "request_resources", lambda bundles: asked.append(bundles))
     backend = RayBackend(BackendConfig(address="auto", num_gpus=1, num_actors=[2, 8], wait_s=60))
-    backend._await_resources(said.append)
+    backend._wait_for_room(said.append)
     assert backend.num_actors == (2, 8)
     assert asked == [[{"CPU": 1.0, "GPU": 1}, {"CPU": 1.0, "GPU": 1}, {"CPU": 1.0}], []]
     (sentence,) = said
@@ -426,8 +425,6 @@ def test_a_joined_cluster_may_grow_until_the_actors_fit(monkeypatch: pytest.Monk
 
 
 def test_this_machine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(backends, "_node_resources", lambda: [{"CPU": 4.0}])
     with pytest.raises(UserError, match="an actor asks for 1 GPUs"):
-        RayBackend(BackendConfig(num_gpus=1, wait_s=60))._await_resources(print)
+        RayBackend(BackendConfig(num_gpus=1, wait_s=60))._wait_for_room(print)
