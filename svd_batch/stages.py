@@ -93,6 +93,9 @@ Result = VideoRecord | FailureRecord
 MAX_WRITING = 4
 """Videos that may wait to be written while others are denoised."""
 
+ENCODER_PAUSE_S = 3.0
+"""How long until an encoder that failed is started once more: who ends a job signals it and all else, perhaps twice."""
+
 PATIENCE_S = 10.0
 """How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""
 
@@ -378,7 +381,8 @@ class Committer:
             except OSError as error:
                 if error.errno is not None:  # the disk's
                     raise
-                temporary.unlink(missing_ok=True)  # whoever ends a job by signals may end its encoder first
+                temporary.unlink(missing_ok=True)
+                time.sleep(ENCODER_PAUSE_S)
                 encoded = self._encode(temporary, generated.frames, playback_fps, parameters)
             written: dict[str, Any] = {
                 "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
