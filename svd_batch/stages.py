@@ -108,6 +108,9 @@ MAX_WRITING = 4
 MAX_COMMITTING = 8
 """Encoded videos that are flushed at the same time: a disk takes hardly longer for several than for one."""
 
+ENCODER_PAUSE_S = 3.0
+"""How long until an encoder that failed is started once more: who ends a job signals it and all else, perhaps twice."""
+
 PATIENCE_S = 10.0
 """How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""
 
@@ -453,7 +456,8 @@ class Committer:
             except OSError as error:
                 if error.errno is not None:  # the disk's
                     raise
-                temporary.unlink(missing_ok=True)  # whoever ends a job by signals may end its encoder first
+                temporary.unlink(missing_ok=True)
+                time.sleep(ENCODER_PAUSE_S)
                 encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
             written: dict[str, Any] = {
                 "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),

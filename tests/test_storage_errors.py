@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from builders import make_cell, make_frames, make_image, make_output, make_record
 
-from svd_batch import cli, run, store, video
+from svd_batch import cli, run, stages, store, video
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
@@ -26,8 +26,9 @@ Write = Callable[[], VideoRecord | FailureRecord]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes one video into `tmp_path`/out."""
+    monkeypatch.setattr(stages, "ENCODER_PAUSE_S", 0.01)
     Store(tmp_path / "out").create()
     settings = GenerateSettings(str(tmp_path / "out"), ModelConfig(), "r", MemoryConfig(), VideoConfig(), "f")
     committer = Committer(settings, EngineInfo("cpu", "none", "none"))  # type: ignore[arg-type]
