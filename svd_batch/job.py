@@ -100,7 +100,8 @@ def _recorded_sha256(store: Store, plan: Plan) -> dict[str, str]:
     wanted = {image.image_id for image in plan.images_todo}
     found: dict[str, str] = {}
     for read in store.record_sources():
-        pairs = read(["image_id", "image_sha256"]).group_by(["image_id", "image_sha256"]).aggregate([])
+        columns = ["image_id", "image_sha256"]
+        pairs = read(columns).group_by(columns, use_threads=False).aggregate([])
         ids_and_sha256 = zip(*(pairs[name].to_pylist() for name in ("image_id", "image_sha256")), strict=True)
         found |= {image_id: sha256 for image_id, sha256 in ids_and_sha256 if image_id in wanted}
     return found

@@ -70,13 +70,8 @@ class Parts:
         return self._ids
 
     def _read_ids(self, paths: Sequence[Path]) -> tuple[High, Low]:
-        sizes = [_num_rows(path) for path in paths]
-        high, low = np.empty(sum(sizes), np.uint64), np.empty(sum(sizes), np.uint16)
-        start = 0
-        for path, size in zip(paths, sizes, strict=True):
-            high[start : start + size], low[start : start + size] = _packed_ids(path)
-            start += size
-        return high, low
+        found = [_packed_ids(path) for path in paths] or [pack(b"")]
+        return np.concatenate([high for high, _ in found]), np.concatenate([low for _, low in found])
 
     def add(self, records: Sequence[VideoRecord]) -> None:
         """Make a new part of some records durable; it counts from then on."""
@@ -86,7 +81,7 @@ class Parts:
 
     def read(self, path: Path, columns: Sequence[str] | None = None, *, hidden: Collection[str] = ()) -> pa.Table:
         """Return the rows of a part that count, without those of some hidden videos."""
-        wanted = None if columns is None else list(dict.fromkeys([*columns, "video_id"]))
+        wanted = list(dict.fromkeys([*columns, "video_id"])) if columns is not None and hidden else columns
         table = _read(path, wanted)
         drop = np.zeros(table.num_rows, np.bool_)
         drop[self._stale.get(path.name, np.empty(0, np.int64))] = True
@@ -137,13 +132,6 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             return file.read(columns, use_threads=False)  # threads cost more than they bring for so little
-    except pa.ArrowException as error:
-        raise UserError(f"output: {path} is damaged ({error}); restore it from a copy of the folder") from None
-
-
-def _num_rows(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
     except pa.ArrowException as error:
         raise UserError(f"output: {path} is damaged ({error}); restore it from a copy of the folder") from None
 

@@ -198,8 +198,8 @@ class Store:
         return {name[: -len(".json")] for name in _names(self.records_dir)}
 
     def num_records(self) -> int:
-        """Return how many videos are committed, without reading or holding them."""
-        return sum(1 for _ in _names(self.records_dir))
+        """Return how many videos are committed; no record is read."""
+        return len(self.done_ids())
 
     def records(self) -> Iterator[VideoRecord]:
         """Yield every committed record: those with files of their own by id, then those in parts."""
