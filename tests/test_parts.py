@@ -65,6 +65,7 @@ def test_records_in_a_part_are_the_same_records(store: Store) -> None:
     assert sorted(again.records(), key=lambda r: r.seed) == some
     assert [again.read_record(one.video_id) for one in some] == some
     assert again.done_ids() == {one.video_id for one in some}
+    assert again.num_records() == len(some)
     assert (again.is_done(some[0].video_id), again.is_done(video_id(99))) == (True, False)
 
 
