@@ -211,7 +211,7 @@ SLOW = "time.sleep(60) if cell.motion_bucket_id == 2 else None"
 
 
 def start(tmp_path: Path, words: Sequence[str], act: str = SLOW, patience: float = 1.0) -> subprocess.Popen[str]:
-    """Start a run in a process group and a temporary folder of its own; return it once its first video is done."""
+    """Start a run in a process group and a temporary folder of its own; return it once its second video is begun."""
     (tmp_path / "t").mkdir(exist_ok=True)
     process = subprocess.Popen(
         command(act, words, patience),
@@ -223,7 +223,7 @@ def start(tmp_path: Path, words: Sequence[str], act: str = SLOW, patience: float
         env={**os.environ, "TMPDIR": str(tmp_path / "t")},
     )
     store = Store(tmp_path / "out")
-    while not store.done_ids():
+    while not (store.done_ids() and AttemptLog(store).in_the_making()):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     return process
