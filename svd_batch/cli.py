@@ -421,12 +421,14 @@ def _job_arguments(overrides: Sequence[str]) -> list[str]:
     """Return what goes to a submitted job as it is: --config-dir and the overrides of this job of a multirun."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
 
     options = [word for word in _split_options(overrides)[0] if word not in (*SUBMIT_OPTIONS, "-m", "--multirun")]
     for option, folder in pairwise(options[:]):
         if option in ("--config-dir", "-cd") and not _is_read_by_the_job(folder):
             options = [word for word in options if word not in (option, folder)]
-    given = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # ${oc.env:NAME} stays as it is
+    given = OverridesParser.create().parse_overrides(cast("list[str]", task))
     ours = ("cluster", "output", "backend.address")
     kept = [o.input_line for o in given if o.key_or_group not in ours and not o.key_or_group.startswith("cluster.")]
     return [*options, *(line for line in kept if line is not None)]

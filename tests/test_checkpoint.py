@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -299,7 +300,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pet
         return subprocess.run(
             command,
             cwd=folder,
-            env={**without_torch(folder / "out", 0.05), **environment},
+            env={**(without_torch(folder / "out", 0.05) if verb == "run" else os.environ), **environment},
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

@@ -21,6 +21,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
     printed = capsys.readouterr()
     assert code == 2
     assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1, printed.err
     (line,) = printed.err.splitlines()
     assert "Traceback" not in line
     return line.removeprefix("error: ")

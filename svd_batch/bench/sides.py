@@ -19,7 +19,7 @@ from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.engine.pipeline import engine_info
 from svd_batch.errors import UserError
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
-from svd_batch.stages import Committer, Embedded, Generate, GenerateSettings, LoadedUnit, Result, load_image
+from svd_batch.stages import Committer, Embedded, Encoded, Generate, GenerateSettings, LoadedUnit, Result, load_image
 from svd_batch.store import Store
 
 
@@ -98,17 +98,17 @@ class _Keeping(Committer):
         super().__init__(settings, info)
         self.pixels: dict[str, NDArray[np.float32]] = {}
 
-    def write(
+    def encode(
         self,
         loaded: LoadedUnit,
         planned: PlannedVideo,
         generated: Generated,
-        embedded: Embedded | None = None,
+        embedded: Embedded,
         started_at: str | None = None,
-    ) -> Result:
+    ) -> Encoded | FailureRecord:
         assert generated.pixels is not None
         self.pixels[planned.video_id] = generated.pixels
-        return super().write(loaded, planned, generated, embedded, started_at)
+        return super().encode(loaded, planned, generated, embedded, started_at)
 
     def turn(self, wall_s: float, records: Sequence[VideoRecord]) -> Turn:
         """Return a turn that has just ended, and forget its videos, so that the same may be made again."""
