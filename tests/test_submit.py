@@ -10,7 +10,7 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -279,9 +279,10 @@ def server(body: bytes, status: int = 200, wait_s: float = 0) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             time.sleep(wait_s)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # who asked has given up; http.server would print that
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *arguments: object) -> None:
             pass
