@@ -34,9 +34,13 @@ class Job:
 
     def __init__(self, cluster: SlurmCluster, folder: Path, pets: Path, *arguments: str, video_s: float = 0.01) -> None:
         self.cluster, self.folder, self.output = cluster, folder, folder / "out"
-        self.environment = {**without_torch(self.output, video_s), "RAY_worker_niceness": "0"}
+        self.take(video_s)
         shape = ["cluster.gpus_per_node=0", "cluster.cpus_per_task=4", "backend.num_actors=1"]
         self._arguments = [f"manifest={pets}", f"output={self.output}", *SMALL, *shape, *arguments]
+
+    def take(self, video_s: float) -> None:
+        """Let a video take so long in what is submitted from here on."""
+        self.environment = {**without_torch(self.output, video_s), "RAY_worker_niceness": "0"}
 
     def submit(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Call `submit` where Slurm's commands are."""
@@ -122,7 +126,7 @@ def test_told_to_stop_before_the_time_limit_it_commits_requeues_itself_and_makes
 def test_a_second_submission_is_refused_and_stop_ends_in_order_without_a_requeue(
     cluster: SlurmCluster, tmp_path: Path, pets: Path
 ) -> None:
-    job = Job(cluster, tmp_path, pets, buckets(10), video_s=0.5)
+    job = Job(cluster, tmp_path, pets, buckets(10), video_s=3)  # none may be left to make while two commands run
     job_id = job.send()
     job.wait_for_videos(2)
     second = job.submit("--no-wait")
@@ -134,6 +138,7 @@ def test_a_second_submission_is_refused_and_stop_ends_in_order_without_a_requeue
     num_kept = job.num_done()
     assert 2 <= num_kept < 30
     assert Store(job.output).metadata.is_file()
+    job.take(0.01)
     assert job.submit().returncode == 0
     job.assert_whole(30)
 
@@ -141,13 +146,14 @@ def test_a_second_submission_is_refused_and_stop_ends_in_order_without_a_requeue
 def test_a_cancelled_job_leaves_what_the_next_one_goes_on_with(
     cluster: SlurmCluster, tmp_path: Path, pets: Path
 ) -> None:
-    job = Job(cluster, tmp_path, pets, buckets(10), video_s=0.3)
+    job = Job(cluster, tmp_path, pets, buckets(10), video_s=1)
     job_id = job.send()
     job.wait_for_videos(2)
     cluster.call("scancel", job_id)
     assert cluster.wait_for(job_id, "CANCELLED", "FAILED", "COMPLETED", "PENDING") == "CANCELLED"
     num_kept = job.num_done()
     assert num_kept < 30
+    job.take(0.01)
     assert job.submit().returncode == 0, job.log()
     job.assert_whole(30)
 
