@@ -27,6 +27,7 @@ from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
+from svd_batch.owner import is_left_behind, temporary_prefix
 from svd_batch.place import Place
 from svd_batch.ray_metrics import RunMetrics
 from svd_batch.records import (
@@ -51,8 +52,8 @@ UNITS_A_CHUNK = 256
 TWO_UNITS = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True}
 """An actor is given its next unit while it writes the last videos of one; `Generate` denoises one after the other."""
 
-MAX_TEMP_PATH = 40
-"""Ray puts sockets some 60 bytes below its temporary folder, and a socket's path may have 107."""
+MAX_TEMP_PATH = 16
+"""A socket's path may have 107 bytes. Ray puts them up to 64 below its folder, whose own name has up to 26."""
 
 
 @dataclass(frozen=True)
@@ -538,7 +539,7 @@ def _short_temp_folder() -> str:
 def _make_temporary() -> Path:
     folder = _short_temp_folder()
     try:
-        return Path(tempfile.mkdtemp(prefix=f"svdb-{os.getpid()}-", dir=folder))
+        return Path(tempfile.mkdtemp(prefix=temporary_prefix(), dir=folder))
     except OSError as error:
         raise UserError(
             f"Ray needs a temporary folder and {folder} can't be written: {error.strerror}; set TMPDIR"
@@ -548,20 +549,9 @@ def _make_temporary() -> Path:
 def remove_leftovers() -> None:
     """Remove the temporary folders of our runs whose process is gone."""
     for place in {_short_temp_folder(), tempfile.gettempdir()}:
-        for folder in Path(place).glob("svdb-*-*"):
-            pid = folder.name.split("-")[1]
-            if pid.isdigit() and not _is_alive(int(pid)):
+        for folder in Path(place).glob("svdb-*"):
+            if is_left_behind(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def num_cores() -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import svd_batch
 from svd_batch.access import printable
 from svd_batch.errors import STORAGE_ERRNOS, ProcessError, UserError
+from svd_batch.owner import temporary_prefix
 from svd_batch.stopping import INTERRUPTED, at_once, end_if_stuck
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     try:
         with ExitStack() as stack:
             if {"-m", "--multirun"} & set(argv):  # a multirun.yaml is written there, whatever conf/ says
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"svdb-{os.getpid()}-hydra-"))
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=temporary_prefix()))
                 stack.enter_context(at_once(partial(shutil.rmtree, folder, ignore_errors=True)))
                 sys.argv = [*argv, f"hydra.sweep.dir={folder}"]
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+_SHORT = 4
+"""Digits of a machine in the names of temporary folders: containers that share /tmp must not take each other's."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -67,7 +70,7 @@ def is_alive(owner: Owner) -> bool | None:
         return None
     try:
         os.kill(owner.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # somebody else's, so it is there
@@ -77,3 +80,19 @@ def is_alive(owner: Owner) -> bool | None:
     if fields[0] in "ZX":  # killed, and its parent hasn't asked yet
         return False
     return not owner.started or fields[19] == owner.started  # another start: the id was used again
+
+
+def temporary_prefix() -> str:
+    """Return what the names of this process's temporary folders begin with, in a folder that others use, too.
+
+    Short, since Ray's sockets lie below; `is_left_behind` reads it.
+    """
+    return f"svdb-{os.getpid()}-{machine()[:_SHORT]}-"
+
+
+def is_left_behind(name: str) -> bool:
+    """Return whether a temporary folder of that name is of a process that was this machine's and is dead."""
+    match name.split("-", 3):
+        case ["svdb", pid, short, _] if pid.isdecimal() and short == machine()[:_SHORT]:
+            return is_alive(Owner("", machine(), int(pid), "")) is False
+    return False

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pytest
 
 from svd_batch import backends
-from svd_batch.backends import LoadSettings, RayBackend, RayGenerate, SerialBackend, remove_leftovers
+from svd_batch.backends import MAX_TEMP_PATH, LoadSettings, RayBackend, RayGenerate, SerialBackend, remove_leftovers
 from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import SvdBatchError, UserError
 from svd_batch.manifest import read_manifest
+from svd_batch.owner import temporary_prefix
 from svd_batch.place import Place
 from svd_batch.plan import Request, Seeds, make_plan, split_units
 from svd_batch.records import SweepCell, VideoRecord, WorkUnit, unit_from_json
@@ -355,15 +356,24 @@ def test_a_caller_that_goes_away_ends_the_unit(tmp_path: Path, tiny_checkpoint: 
     assert len(stage.store.done_ids()) < len(unit.videos)
 
 
-def test_the_temporary_folder_of_a_dead_run_is_removed_and_a_live_ones_is_kept(
+def test_the_temporary_folder_of_a_dead_run_is_removed_and_those_of_live_and_foreign_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("svd_batch.backends._short_temp_folder", lambda: str(tmp_path))
-    dead, alive = tmp_path / "svdb-4194305-x", tmp_path / f"svdb-{os.getpid()}-y"
-    dead.mkdir()
-    alive.mkdir()
+    mine = temporary_prefix()
+    dead = mine.replace(f"-{os.getpid()}-", "-4194305-")  # above the highest process id
+    foreign = dead[:-2] + ("0" if dead[-2] != "0" else "1") + "-"  # of a container that has the same /tmp
+    for name in (dead, mine, foreign):
+        (tmp_path / f"{name}abcdefgh").mkdir()
     remove_leftovers()
-    assert [p.name for p in tmp_path.iterdir()] == [alive.name]
+    assert {p.name for p in tmp_path.iterdir()} == {f"{mine}abcdefgh", f"{foreign}abcdefgh"}
+
+
+def test_rays_longest_socket_below_the_longest_temporary_folder_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 4194304)  # the highest there is
+    session = f"session_2026-11-26_04-05-13_123456_{os.getpid()}"
+    path = f"{'x' * MAX_TEMP_PATH}/{temporary_prefix()}abcdefgh/{session}/sockets/plasma_store"
+    assert len(path) <= 107
 
 
 def test_nothing_of_rays_is_left_when_a_run_is_over(ray_backend: RayBackend, tmp_path: Path) -> None:

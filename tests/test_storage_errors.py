@@ -17,6 +17,7 @@ from builders import make_cell, make_frames, make_image, make_output, make_recor
 from svd_batch import cli, run, stages, store, video
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.engine.generated import EngineInfo, Generated
+from svd_batch.owner import machine, temporary_prefix
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.report.posters import make_posters
 from svd_batch.stages import Committer, GenerateSettings, LoadedUnit
@@ -113,7 +114,7 @@ def test_no_temporary_folder_is_made_for_one_job(temporary: Path) -> None:
 def test_the_temporary_folder_of_several_jobs_tells_whose_it_is(temporary: Path) -> None:
     seen: list[str] = []
     cli._hydra(lambda _: seen.extend(p.name for p in temporary.iterdir()), ["svd-batch run", "-m", "seed=1,2"])
-    assert all(name.startswith(f"svdb-{os.getpid()}-") for name in seen)
+    assert all(name.startswith(temporary_prefix()) for name in seen)
     assert len(seen) == 2
     assert list(temporary.iterdir()) == []
 
@@ -122,7 +123,7 @@ def test_a_killed_runs_temporary_folder_goes_where_nothing_is_left_to_do(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (temporary / "svdb-4194305-x").mkdir()  # above the highest process id
+    (temporary / f"svdb-4194305-{machine()[:4]}-x").mkdir()  # above the highest process id
     monkeypatch.setattr(run, "unreadable", lambda *_: [])
     monkeypatch.setattr(run.Generation, "__call__", lambda *_: None)
     assert cli.main(["run", "output=out", "backend=serial", "sweep.motion_bucket_id=[20]"]) == 0
