@@ -15,6 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -341,10 +342,8 @@ class RayBackend:
             take_again()
             self.started = False
         if self.temporary is not None:
-            session = self.temporary / "session_latest"
-            if (session / "logs").is_dir():
-                _remove_links(logs / "ray")
-                shutil.copytree(session / "logs", logs / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            with suppress(OSError):  # a full disk, which whoever writes videos there tells of
+                _keep_logs(self.temporary / "session_latest" / "logs", logs / "ray")
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary = None
 
@@ -372,11 +371,16 @@ def _pool(low: int, high: int) -> dict[str, int]:
     return {"size": low} if low == high else {"min_size": low, "max_size": high}
 
 
-def _remove_links(folder: Path) -> None:
-    """Remove symlinks at and below a folder of logs, so that nothing is copied through them."""
-    for path in (folder, *folder.rglob("*")):
-        if path.is_symlink():
-            path.unlink()
+def _keep_logs(session: Path, kept: Path) -> None:
+    """Copy what a Ray of our own has logged, through no symlink.
+
+    Raises: OSError, after copying what can be copied.
+    """
+    if session.is_dir():
+        for path in (kept, *kept.rglob("*")):
+            if path.is_symlink():
+                path.unlink()
+        shutil.copytree(session, kept, dirs_exist_ok=True, ignore_dangling_symlinks=True)
 
 
 def make_backend(config: BackendConfig, *, verbose: bool = False) -> Backend:

@@ -417,6 +417,17 @@ def test_a_ray_that_does_not_start_is_told_in_one_sentence(monkeypatch: pytest.M
     backend.stop(tmp_path)
 
 
+def test_logs_that_can_not_be_kept_end_no_run_with_a_traceback(tmp_path: Path) -> None:
+    """A full disk has been told of by then; scripts/crashtest --faults found it."""
+    backend = RayBackend(BackendConfig())
+    backend.temporary = tmp_path / "ray"
+    (backend.temporary / "session_latest/logs").mkdir(parents=True)
+    (backend.temporary / "session_latest/logs/raylet.out").touch()
+    (tmp_path / "logs").touch()  # no folder can be made below it
+    backend.stop(tmp_path / "logs")
+    assert not (tmp_path / "ray").exists()
+
+
 def test_a_joined_cluster_may_grow_until_the_actors_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.autoscaler import sdk
 

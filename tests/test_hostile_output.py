@@ -8,7 +8,7 @@ import pytest
 from builders import commit_video, make_record, make_store
 
 from svd_batch import dataset
-from svd_batch.backends import _remove_links
+from svd_batch.backends import _keep_logs
 from svd_batch.config import Config
 from svd_batch.console import Console
 from svd_batch.errors import UserError
@@ -83,8 +83,11 @@ def test_logs_are_not_copied_or_written_through_links(tmp_path: Path):
     logs = tmp_path / "logs"
     (logs / "ray/old").mkdir(parents=True)
     (logs / "ray/old/link").symlink_to(tmp_path / "precious")
-    _remove_links(logs / "ray")
+    (tmp_path / "session/old").mkdir(parents=True)
+    (tmp_path / "session/old/link").write_text("a log")
+    _keep_logs(tmp_path / "session", logs / "ray")
     assert not (logs / "ray/old/link").is_symlink()
+    assert (logs / "ray/old/link").read_text() == "a log"
     (logs / "run.log").symlink_to(tmp_path / "precious/run.log")
     with pytest.raises(OSError, match="symbolic links"), Console().quiet(logs / "run.log"):
         pass
