@@ -6,7 +6,9 @@ Knows the rules of docs/hostile_input.md and nothing of manifests, pictures or t
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,6 +41,8 @@ class Access:
     max_bytes: int = 512 * 2**20
     max_pixels: int = 178_000_000
     url_timeout_s: float = 30.0
+    own_stores: tuple[str, ...] = ()
+    """Prefixes such as s3://bucket of the stores that manifests lie in; their pictures may, too, without any root."""
 
 
 ACCESS = Access()
@@ -53,6 +57,8 @@ def resolve(path: str, base: str, access: Access | None) -> str:
     Raises: ValueError that says of `image_path` what is wrong with it.
     """
     if access is None:
+        if "://" in base and "://" not in path and not path.startswith("/"):
+            return _beside(path, base)
         return path if "://" in path else _absolute(path, base)
     if "\x00" in path:
         raise ValueError("image_path holds a NUL character")
@@ -61,9 +67,10 @@ def resolve(path: str, base: str, access: Access | None) -> str:
             f"image_path {path[:40]!r}… has {len(path)} characters; give a path or an address of at most "
             f"{MAX_PATH_CHARACTERS}, or the picture itself in image_bytes"
         )
-    if "://" in path:
-        check_address(path, access)
-        return path
+    if "://" in path or ("://" in base and not path.startswith("/")):
+        address = path if "://" in path else _beside(path, base)
+        check_address(address, access)
+        return address
     source = _absolute(path, base)
     if access.allowed_roots and not is_inside(_real_path(source), access):
         raise ValueError(f"image_path {short(path)!r} leads to {short(_real_path(source))!r}, {outside(access)}")
@@ -72,6 +79,12 @@ def resolve(path: str, base: str, access: Access | None) -> str:
 
 def _absolute(path: str, base: str) -> str:
     return os.path.normpath(os.path.join(base, path))  # noqa: PTH118  (a Path each would take half of the time)
+
+
+def _beside(path: str, base: str) -> str:
+    """Return the address that a relative path means in a manifest at an address."""
+    kind, _, folder = base.partition("://")
+    return f"{kind}://{posixpath.normpath(posixpath.join(folder, path))}"
 
 
 def check_address(path: str, access: Access) -> None:
@@ -84,7 +97,8 @@ def check_address(path: str, access: Access) -> None:
             if _URL.match(path) is None or _CONTROL.search(path):
                 raise ValueError(f"image_path {short(shown(path))!r} is no address; give https://host/path")
             return
-    prefixes = [root.rstrip("/") + "/" for root in access.allowed_roots if "://" in root]
+    roots = access.allowed_roots or access.own_stores
+    prefixes = [root.rstrip("/") + "/" for root in roots if "://" in root]
     nested = "::" in path or ".." in re.split(r"[/\\]", path)
     if not nested and path.startswith(tuple(prefixes)):
         return
@@ -94,6 +108,12 @@ def check_address(path: str, access: Access) -> None:
         f"image_path {short(shown(path))!r} is not accepted; give a path, http(s) with allow_urls=true, or an address "
         "in a store that allowed_roots names, such as s3://bucket"
     )
+
+
+def own_stores(manifests: Iterable[str]) -> tuple[str, ...]:
+    """Return the stores, such as s3://bucket, in which some manifests lie."""
+    found = (re.match(r"(?!https?:)[A-Za-z][\w+.-]*://[^/]+", spec) for spec in manifests)
+    return tuple(dict.fromkeys(match[0] for match in found if match))
 
 
 def is_inside(real: str, access: Access) -> bool:

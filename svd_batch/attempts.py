@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from svd_batch.errors import UserError
+from svd_batch.locations import children, read_bytes, remove
 from svd_batch.owner import is_alive
 from svd_batch.store import Store, owner_of
 
@@ -41,7 +42,7 @@ class AttemptLog:
     def of(self, video_id: str) -> Attempts:
         """Return the attempts at a video; a file that was cut off counts as one."""
         try:
-            return Attempts(**json.loads(self._path(video_id).read_text(encoding="utf-8")))
+            return Attempts(**json.loads(read_bytes(self._path(video_id))))
         except FileNotFoundError:
             return Attempts()
         except (ValueError, TypeError):
@@ -63,7 +64,7 @@ class AttemptLog:
         """Forget a video's attempts: no process can die on it any more."""
         path = self._path(video_id)
         self.store.check_no_link(path)
-        path.unlink(missing_ok=True)
+        remove(path)
 
     def in_the_making(self) -> dict[str, float]:
         """Return when each video was begun that has no end yet, in seconds since 1970 by the file system's clock."""
@@ -92,9 +93,7 @@ class AttemptLog:
                 self.forget(video_id)
 
     def _ids(self) -> list[str]:
-        with suppress(FileNotFoundError):
-            return [path.stem for path in self.folder.iterdir() if path.suffix == ".json"]
-        return []
+        return [path.stem for path in children(self.folder) if path.suffix == ".json"]
 
     def _path(self, video_id: str) -> Path:
         return self.folder / f"{video_id}.json"
@@ -102,7 +101,9 @@ class AttemptLog:
     def _write(self, video_id: str, attempts: Attempts) -> None:
         path = self._path(video_id)
         self.store.check_no_link(path)
-        if not self.folder.is_dir() and self.store.temporary_dir.is_dir():  # a folder of an earlier version
+        if (
+            not self.store.is_remote and not self.folder.is_dir() and self.store.temporary_dir.is_dir()
+        ):  # a folder of an earlier version
             self.folder.mkdir(exist_ok=True)
         path.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
 

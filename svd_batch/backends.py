@@ -27,7 +27,8 @@ from svd_batch import checkpoint
 from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
-from svd_batch.errors import STORAGE_ERRNOS, ProcessError, SvdBatchError, UserError
+from svd_batch.errors import ProcessError, SvdBatchError, UserError, is_storage, store_error
+from svd_batch.locations import location, read_range
 from svd_batch.owner import is_left_behind, temporary_prefix
 from svd_batch.place import Place
 from svd_batch.ray_metrics import RunMetrics
@@ -275,7 +276,7 @@ class RayBackend:
         self._prepare_nodes(generate)
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
-        plan_file, counted = Store(Path(generate.output)).plan_dir / "units", _Counted(units)
+        plan_file, counted = Store(location(generate.output)).plan_dir / "units", _Counted(units)
         chunks = [pa.table({"start": [start], "length": [length]}) for start, length in write_units(counted, plan_file)]
         dataset = (
             ray.data.from_arrow(chunks)
@@ -314,12 +315,14 @@ class RayBackend:
         """Return what Prometheus is told; None on a Ray of our own, which nobody scrapes."""
         if self.config.address is None:
             return None
-        name = Path(generate.output).name
+        name = location(generate.output).name
         return RunMetrics(name, generate.model.name, num_videos=units.num_videos, num_units=units.num_units)
 
     def _prepare_nodes(self, generate: GenerateSettings) -> None:
         """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
-        if self.config.address is None or checkpoint.local_folder(generate.model) is not None:
+        model = generate.model
+        is_shared = not checkpoint.is_address(model.id) and checkpoint.local_folder(model) is not None
+        if self.config.address is None or is_shared:
             return
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -408,9 +411,7 @@ def write_units(units: Iterable[WorkUnit], path: Path) -> list[tuple[int, int]]:
 
 def read_units(path: Path, start: int, length: int) -> Iterator[str]:
     """Yield the units of one chunk, as JSON."""
-    with path.open("rb") as file:
-        file.seek(start)
-        yield from zlib.decompress(file.read(length)).decode().split("\n")
+    yield from zlib.decompress(read_range(path, start, length)).decode().split("\n")
 
 
 def _load_chunk(batch: Any, *, plan_file: Path, load: LoadSettings) -> Iterator[Any]:
@@ -453,7 +454,7 @@ class RayGenerate:
         if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
-        with loading(Store(Path(settings.output))):
+        with loading(Store(location(settings.output))):
             self.stage = Generate(_settled(settings))
 
     def __call__(self, batch: Any) -> Iterator[Any]:
@@ -513,8 +514,8 @@ def _plain_error(error: BaseException) -> Exception:
         for candidate in (original, cause):
             if isinstance(candidate, SvdBatchError):
                 return candidate
-            if isinstance(candidate, OSError) and candidate.errno in STORAGE_ERRNOS:
-                return candidate
+            if isinstance(candidate, Exception) and is_storage(candidate):
+                return store_error(candidate) or candidate
         cause = cause.__cause__
     text = str(error)
     for line in reversed(text.splitlines()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -26,8 +27,9 @@ from svd_batch.checkpoint_files import (
     read_header,
 )
 from svd_batch.config import ModelConfig
-from svd_batch.errors import UserError
+from svd_batch.errors import UserError, store_error
 from svd_batch.images import one_line
+from svd_batch.locations import fetched, location
 
 COMPONENTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -51,6 +53,8 @@ def local_folder(model: ModelConfig) -> Path | None:
     """
     if model.id == "pocket":
         return bundled_checkpoint()
+    if is_address(model.id):
+        return _from_store(model)
     path = Path(model.id).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -59,6 +63,41 @@ def local_folder(model: ModelConfig) -> Path | None:
     raise UserError(
         f"model.id: no such folder: {model.id}; give a folder in diffusers' format or a hub id such as org/name"
     )
+
+
+def is_address(model_id: str) -> bool:
+    """Return whether a checkpoint is in a store, from which each machine fetches it for itself."""
+    return "://" in model_id
+
+
+def _from_store(model: ModelConfig) -> Path:
+    """Return the folder on this machine with a copy of a store's checkpoint, fetched where it isn't there yet.
+
+    A folder is called after what the store says of the files, so another version of them is another folder.
+    """
+    source = location(model.id)
+    try:
+        return fetched(source, _cache(), lambda name: _is_wanted(name, model.variant))
+    except FileNotFoundError:
+        raise UserError(
+            f"model.id: no model_index.json in {model.id}; give a folder in diffusers' format, in a store or here"
+        ) from None
+    except Exception as error:
+        told = store_error(error)
+        if told is None:
+            raise
+        raise UserError(f"model.id: {model.id} can't be read; {told}") from None
+
+
+def _is_wanted(name: str, variant: str | None) -> bool:
+    """Return whether a checkpoint's file is one that counts."""
+    if name.count("/") > 1 or not name.endswith((".json", ".safetensors")):
+        return False
+    return not name.endswith(".safetensors") or (variant or "") in name
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "svd_batch" / "checkpoints"
 
 
 def resolve_revision(model: ModelConfig) -> str:

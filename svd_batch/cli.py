@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import svd_batch
-from svd_batch.access import printable
-from svd_batch.errors import STORAGE_ERRNOS, ProcessError, UserError
+from svd_batch.access import printable, unsecret
+from svd_batch.errors import STORAGE_ERRNOS, ProcessError, UserError, store_error
+from svd_batch.locations import location
 from svd_batch.owner import temporary_prefix
 from svd_batch.stopping import INTERRUPTED, at_once, end_if_stuck
 
@@ -189,8 +190,12 @@ def _code(arguments: list[str]) -> int:
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         print(f"error: {error.filename}: {error.strerror}; move it away, or give another place", file=sys.stderr)
         return USAGE_ERROR
-    except OSError as error:
-        if error.errno not in STORAGE_ERRNOS:
+    except Exception as error:
+        told = store_error(error)
+        if told is not None:
+            print(f"error: {printable(unsecret(str(told)))}", file=sys.stderr)
+            return USAGE_ERROR
+        if not isinstance(error, OSError) or error.errno not in STORAGE_ERRNOS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(
@@ -466,6 +471,14 @@ def default_output(config: Config, overrides: Sequence[str]) -> str:
     return f"outputs/{name}"
 
 
+def _output(text: str) -> Path:
+    """Return an output folder that was given as an argument."""
+    try:
+        return location(text)
+    except UserError as error:  # else argparse hides what it says
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # --- the verbs with plain arguments -----------------------------------------------------------------------
 
 
@@ -496,7 +509,7 @@ def _status(rest: list[str]) -> int:
         "by kind, machines, videos in the making, disk, and the command that goes on. Writes nothing. "
         "docs/operating.md says what each line means.",
     )
-    parser.add_argument("output", type=Path, nargs="+", help="output folder of a run")
+    parser.add_argument("output", type=_output, nargs="+", help="output folder of a run")
     parser.add_argument("--json", action="store_true", help="one line of JSON a folder")
     parser.add_argument(
         "--watch",
@@ -524,7 +537,7 @@ def _report(rest: list[str]) -> int:
         "Write one HTML page that needs no server and no network: the grid of clips, which cell makes what you want, "
         "the clips that stand out, failures, costs and provenance. Several folders are compared side by side.",
     )
-    parser.add_argument("output", type=Path, nargs="+", help="output folder of a run")
+    parser.add_argument("output", type=_output, nargs="+", help="output folder of a run")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: report.html in the first OUTPUT")
     parser.add_argument("--embed", action="store_true", help="put the clips into the page, for mailing it")
     parser.add_argument(
@@ -572,7 +585,7 @@ def _recommend(rest: list[str]) -> int:
         "Say which cell of a finished sweep comes nearest to what you want, for all pictures and for each. Only cells "
         "that were made are considered, nothing is interpolated. METRIC is any numeric column of metadata.parquet.",
     )
-    parser.add_argument("outputs", nargs="+", type=Path, metavar="OUTPUT", help="output folders of runs")
+    parser.add_argument("outputs", nargs="+", type=_output, metavar="OUTPUT", help="output folders of runs")
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--motion", metavar="VALUE", help="wanted motion in px a frame; or `most`, `least`")
     wanted.add_argument("--target", metavar="METRIC=VALUE", help="the same for any metric, e.g. flicker=least")
@@ -604,7 +617,7 @@ def _score(rest: list[str]) -> int:
         "Files are measured as they are, with what their codec lost; the column metrics_source tells. The same command "
         "goes on where it was interrupted. Exit code 0: all measured; 1: files missing or damaged.",
     )
-    parser.add_argument("output", type=Path, help="output folder of a run")
+    parser.add_argument("output", type=_output, help="output folder of a run")
     parser.add_argument("--metrics", metavar="NAME,NAME", help="these alone; without it all")
     parser.add_argument("--force", action="store_true", help="measure anew what has been measured, from the files")
     arguments = parser.parse_args(rest)
@@ -625,7 +638,7 @@ def _export(rest: list[str]) -> int:
         "folder that `vbench evaluate --mode=custom_input` takes. See docs/exports.md. wandb and tensorboard need "
         "pip install 'svd_batch[wandb]' or 'svd_batch[tensorboard]'.",
     )
-    parser.add_argument("output", type=Path, help="output folder of a run, finished or not")
+    parser.add_argument("output", type=_output, help="output folder of a run, finished or not")
     parser.add_argument("--to", required=True, metavar="TARGET", help=f"one of {', '.join(TARGETS)}")
     parser.add_argument(
         "-o", "--place", type=Path, help="file (- for the shell) or folder to write; default below OUTPUT/exports"
@@ -655,7 +668,7 @@ def _verify(rest: list[str]) -> int:
         "Check that every row of metadata.parquet has its video, with the size, sha256, frames and dimensions that the "
         "table states. Exit code 0: whole; 1: problems found.",
     )
-    parser.add_argument("output", type=Path, help="output folder of a run")
+    parser.add_argument("output", type=_output, help="output folder of a run")
     parser.add_argument(
         "--forget",
         action="store_true",
@@ -682,7 +695,7 @@ def _show(rest: list[str]) -> int:
         "stock diffusers. The script's pixels are those of the job, except for what another torch or device rounds "
         "otherwise and for what the video file's codec loses.",
     )
-    parser.add_argument("output", type=Path, help="output folder of a run")
+    parser.add_argument("output", type=_output, help="output folder of a run")
     parser.add_argument("video_id", help="a video_id, its first hex digits (4 or more), or the video's file")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--script", action="store_true", help="print the script alone, as in … --script > one.py")

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
-from svd_batch.access import Access
+from svd_batch.access import Access, own_stores
 from svd_batch.checks import check_float as _check_float
 from svd_batch.checks import check_int as _check_int
 from svd_batch.errors import UserError
@@ -606,6 +606,7 @@ class Config:
             self.limits.max_bytes,
             self.limits.max_pixels,
             self.limits.url_timeout_s,
+            own_stores(self.manifest or ()),
         )
 
     def cells(self) -> tuple[SweepCell, ...]:

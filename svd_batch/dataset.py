@@ -26,7 +26,7 @@ from svd_batch.images import one_line
 from svd_batch.metrics import METRICS
 from svd_batch.record_table import complete, record_schema, to_table
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, FailureRecord, VideoRecord
-from svd_batch.store import Store, flush, move
+from svd_batch.store import Store, flush, move, read_table
 
 ROW_GROUP = 100_000
 """Rows of metadata.parquet that are sorted and written at once: what DuckDB likes to read at once, too."""
@@ -53,7 +53,7 @@ def save_images(store: Store, carried: pa.Table) -> None:
     """
     path = store.plan_dir / "images.parquet"
     if path.exists():
-        earlier = pq.read_table(path)
+        earlier = read_table(path)
         gone = pc.invert(pc.is_in(earlier["image_id"], value_set=carried["image_id"]))
         try:
             carried = pa.concat_tables([carried, earlier.filter(gone)], promote_options="permissive")
@@ -66,14 +66,14 @@ def save_images(store: Store, carried: pa.Table) -> None:
 
 def _images(store: Store) -> pa.Table:
     path = store.plan_dir / "images.parquet"
-    return pq.read_table(path) if path.exists() else pa.table({"image_id": pa.array([], pa.string())})
+    return read_table(path) if path.exists() else pa.table({"image_id": pa.array([], pa.string())})
 
 
 def save_scores(store: Store, scores: pa.Table) -> None:
     """Keep the columns video_id, refine_metric and refine_score, in place of earlier ones of the same videos."""
     path = store.plan_dir / "scores.parquet"
     if path.exists():
-        earlier = pq.read_table(path)
+        earlier = read_table(path)
         gone = pc.invert(pc.is_in(earlier["video_id"], value_set=scores["video_id"]))
         scores = pa.concat_tables([scores, earlier.filter(gone)])
     store.write_table(scores, path)
@@ -237,7 +237,7 @@ def _with_scores(store: Store, table: pa.Table) -> pa.Table:
     path = store.plan_dir / "scores.parquet"
     if not path.exists():
         return table
-    scores = pq.read_table(path)
+    scores = read_table(path)
     indices = pc.index_in(table["video_id"], value_set=scores["video_id"])
     for name in SCORE_COLUMNS:
         table = table.append_column(name, scores[name].take(indices))
@@ -272,7 +272,7 @@ def _free_name(name: str, table: pa.Table, images: pa.Table) -> str:
 
 def read_failures(store: Store) -> list[dict[str, Any]]:
     """Return failures.parquet as rows, or none where there is no table."""
-    return pq.read_table(store.failures_table).to_pylist() if store.failures_table.exists() else []
+    return read_table(store.failures_table).to_pylist() if store.failures_table.exists() else []
 
 
 CARD = """---

@@ -2,6 +2,7 @@
 
     SvdBatchError
     ├── UserError (also a ValueError)   usage, configuration or input: one clear sentence, exit code 2
+    │   └── StoreError                  an object store refused, or wasn't reached
     ├── ProcessError                    this process can't go on, a new one can: one sentence, exit code 4
     ├── StoppingError                   the run is being stopped: what was in the making is dropped
     └── ItemError                       one picture or video failed: becomes a row in failures.parquet
@@ -20,6 +21,9 @@ STORAGE_ERRNOS = {
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO),
 }
 """What a full, read-only, forbidden, broken or vanished disk answers: no defect of ours, so one sentence tells it."""
+
+_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure"}
+"""Packages whose errors are an object store's, or of the way there."""
 
 _STICKING = (
     "CUDA error: an illegal memory access",
@@ -50,6 +54,10 @@ class UserError(SvdBatchError, ValueError):
     """A wrong setting or input that the user can mend; the message names the field, the value and what is accepted."""
 
 
+class StoreError(UserError):
+    """An object store refused, or wasn't reached, after its client's own tries."""
+
+
 class ProcessError(SvdBatchError):
     """This process can't go on, through no fault of the user's; the same command goes on in a new one."""
 
@@ -74,3 +82,29 @@ def condemns(error: BaseException) -> bool:
     if type(error).__name__ == "AcceleratorError":  # torch's, which isn't imported here
         return not any(words in text for words in _PASSING)
     return isinstance(error, RuntimeError) and any(words in text for words in _STICKING)
+
+
+def store_error(error: BaseException) -> StoreError | None:
+    """Return what an object store's answer means as a sentence, None for an error of another kind.
+
+    fsspec's packages raise their own errors, or an OSError of which theirs is the cause.
+    """
+    if isinstance(error, StoreError):
+        return error
+    cause: BaseException | None = error
+    while cause is not None and type(cause).__module__.partition(".")[0] not in _STORES:
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    text = " ".join(str(error).split()).rstrip(".")
+    answered = getattr(cause, "response", None)
+    code = answered.get("Error", {}).get("Code", "") if isinstance(answered, dict) else ""
+    told = ": ".join(dict.fromkeys(filter(None, (code, text)))) or type(cause).__name__
+    return StoreError(
+        f"storage: {told[:300]}; what is finished is kept, and the same command goes on once the store answers again"
+    )
+
+
+def is_storage(error: BaseException) -> bool:
+    """Return whether a disk or a store has failed."""
+    return (isinstance(error, OSError) and error.errno in STORAGE_ERRNOS) or store_error(error) is not None

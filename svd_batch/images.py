@@ -25,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from svd_batch.access import ACCESS, Access, check_address, is_inside, outside, printable, short, unsecret
 from svd_batch.config import Fit
 from svd_batch.errors import ItemError
+from svd_batch.locations import is_remote, location
 from svd_batch.records import ImageRecord
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -117,18 +118,21 @@ def _file_bytes(source: str, name: str, access: Access) -> bytes:
         return bytes(data)
 
 
-@functools.lru_cache(maxsize=2)
-def _row_group(manifest: str, column: str, row_group: int) -> Any:
+def _parquet(manifest: str) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(manifest).read_row_group(row_group, columns=[column]).column(0)
+    path = location(manifest)
+    return pq.ParquetFile(path.open("rb") if is_remote(path) else path)
+
+
+@functools.lru_cache(maxsize=2)
+def _row_group(manifest: str, column: str, row_group: int) -> Any:
+    return _parquet(manifest).read_row_group(row_group, columns=[column]).column(0)
 
 
 @functools.lru_cache(maxsize=16)
 def _row_group_sizes(manifest: str) -> tuple[int, ...]:
-    import pyarrow.parquet as pq
-
-    metadata = pq.ParquetFile(manifest).metadata
+    metadata = _parquet(manifest).metadata
     return tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from svd_batch import checkpoint, ids
 from svd_batch.config import CheckImages, Config, ModelConfig, folder_settings, pixel_settings
 from svd_batch.errors import UserError
 from svd_batch.images import check_readable
+from svd_batch.locations import location
 from svd_batch.manifest import Manifest, bundled_manifest, read_manifest
 from svd_batch.plan import Plan, Request, Seeds, make_plan
 from svd_batch.profiles import check_compile
@@ -47,10 +47,11 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
     if config.output is None:
         raise UserError("output: none given")
     check_compile(config.memory, config.speed)
-    store = Store(Path(config.output).expanduser())
+    store = Store(location(config.output))
     store.check_ours()
     folder = checkpoint.local_folder(config.model)
-    if folder is not None and config.model.id != "pocket":  # the same wherever the command and the actors run
+    is_elsewhere = config.model.id == "pocket" or checkpoint.is_address(config.model.id)
+    if folder is not None and not is_elsewhere:  # the same wherever the command and the actors run
         config = replace(config, model=replace(config.model, id=str(folder)))
     revision = _revision(config, store, need_weights=need_weights)
     manifest = read_manifest(manifest_specs(config), config.access())

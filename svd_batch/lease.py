@@ -1,8 +1,9 @@
-"""One writer an output folder: a lease that is taken, renewed and given back. Standard library alone.
+"""One writer an output folder: a lease that is taken, renewed and given back.
 
 The folder holds numbered files, and the highest number is the lease. Its file is never removed, only marked as
 released, so whoever finds it free, or its owner dead, makes the next number: exclusive creation lets exactly one do
-that, and nobody ever touches a file that somebody else may hold. docs/durability.md says what is promised.
+that, and nobody ever touches a file that somebody else may hold. In a store a PUT that is refused where there is such
+a file does the same. docs/durability.md says what is promised.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from svd_batch.errors import UserError
+from svd_batch.errors import UserError, is_storage, store_error
+from svd_batch.locations import children, create, is_remote, read_bytes, remove
 from svd_batch.owner import Owner, is_alive, this_process
 
 HEARTBEAT_S = 5.0
@@ -95,14 +97,19 @@ class Lease:
         self._ending.set()
         self._thread.join()
         if not self._lost:
-            with suppress(OSError):  # this process ends soon, and with it the lease
+            with suppress(Exception):  # this process ends soon, and with it the lease
                 self._write(is_released=True)
 
     def _write(self, *, is_released: bool = False) -> None:
         """Write the file anew. Raises: FileNotFoundError when it is gone."""
         state = self._state
         self._state = _State(state.owner, state.token, state.since, state.beats + 1, is_released)
-        with _path(self._folder, self._number).open("r+b", buffering=0) as file:  # closed, so that NFS sends it off
+        path = _path(self._folder, self._number)
+        if is_remote(path):
+            path.stat()
+            path.write_bytes(self._state.to_bytes())
+            return
+        with path.open("r+b", buffering=0) as file:  # closed, so that NFS sends it off
             file.write(self._state.to_bytes())
 
     def _renew_always(self) -> None:
@@ -117,9 +124,12 @@ class Lease:
             except FileNotFoundError:
                 self._lose("the folder's lease is gone")
                 return
-            except OSError as error:
+            except Exception as error:
+                if not isinstance(error, OSError) and not is_storage(error):
+                    raise
                 if time.monotonic() - renewed > EXPIRY_S / 2:  # before anybody may take it over
-                    self._lose(f"the lease can't be renewed ({error.strerror or error})")
+                    reason = store_error(error) or getattr(error, "strerror", None) or error
+                    self._lose(f"the lease can't be renewed ({reason})")
                     return
 
     def _lose(self, reason: str) -> None:
@@ -147,10 +157,10 @@ def take(
             continue  # it has changed hands
         if _create(folder, highest + 1, state):
             break
-    with suppress(OSError):  # they are in nobody's way
+    with suppress(OSError):  # they are in nobody's way; what a store says to it, it says again
         for number in _numbers(folder):
             if number <= highest:
-                _path(folder, number).unlink(missing_ok=True)
+                remove(_path(folder, number))
     return Lease(folder, highest + 1, state, root, on_lost or _interrupter())
 
 
@@ -208,15 +218,19 @@ def _beats(path: Path) -> bool:
 def _create(folder: Path, number: int, state: _State) -> bool:
     """Return whether this process, and no other, has made a number the highest."""
     path = _path(folder, number)
-    try:
-        with path.open("xb", buffering=0) as file:  # O_EXCL
-            file.write(state.to_bytes())
-    except FileExistsError:
-        return False
+    if is_remote(path):
+        if not create(path, state.to_bytes()):
+            return False
+    else:
+        try:
+            with path.open("xb", buffering=0) as file:  # O_EXCL
+                file.write(state.to_bytes())
+        except FileExistsError:
+            return False
     # Who slept since it looked may make a number that was used and removed. A higher one is there then, always.
     if max(_numbers(folder), default=0) == number and _read(path) == state.to_bytes():
         return True
-    path.unlink(missing_ok=True)
+    remove(path)
     return False
 
 
@@ -272,7 +286,7 @@ def _numbers(folder: Path) -> list[int]:
     """Return the numbers in use, as seen twice alike: a listing may miss what comes and goes meanwhile."""
     before: list[int] | None = None
     while True:
-        now = sorted(int(p.stem) for p in folder.iterdir() if p.suffix == ".json" and p.stem.isdecimal())
+        now = sorted(int(p.stem) for p in children(folder) if p.suffix == ".json" and p.stem.isdecimal())
         if now == before:
             return now
         before = now
@@ -280,7 +294,7 @@ def _numbers(folder: Path) -> list[int]:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError:
         return None
 

@@ -22,6 +22,7 @@ from svd_batch.access import ACCESS, Access, resolve, short, shown
 from svd_batch.errors import ItemError, UserError
 from svd_batch.image_table import ImageTable
 from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
+from svd_batch.locations import globbed, is_remote, location
 from svd_batch.metrics import METRICS
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, ImageRecord, VideoRecord
 from svd_batch.sweep import CHOICES, cell_value
@@ -61,13 +62,21 @@ def manifest_files(specs: Sequence[str]) -> tuple[Path, ...]:
     """
     found: list[Path] = []
     for spec in specs:
-        path = Path(spec).expanduser()
-        if path.is_dir():
+        path = location(spec)
+        if is_remote(path) and glob.has_magic(spec):
+            matches = sorted(
+                (location(f"{spec.partition('://')[0]}://{key}") for key in globbed(path)), key=natural_key
+            )
+            if not matches:
+                raise UserError(f"manifest: nothing matches {spec}")
+        elif path.is_dir():
             matches = sorted(path.glob("*.parquet"), key=natural_key)
             if not matches:
                 raise UserError(f"manifest: the folder {spec} holds no *.parquet file; make one with `manifest {spec}`")
         elif path.exists():
             matches = [path]
+        elif is_remote(path):
+            raise UserError(f"manifest: no such file: {spec}; give a Parquet file, a glob or a folder in the store")
         else:
             matches = sorted((Path(p) for p in glob.glob(str(path), recursive=True)), key=natural_key)  # noqa: PTH207
             if not matches:
@@ -128,7 +137,7 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
     if not file.is_file():  # opening a pipe or a device might never return
         raise UserError(f"manifest: {file} is not a regular file; give a Parquet file")
     try:
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(file.open("rb") if is_remote(file) else file)
     except _PARQUET_ERRORS as error:
         raise UserError(f"manifest: {file} is not a readable Parquet file: {one_line(error)}") from None
 

@@ -28,7 +28,7 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Requ
 from svd_batch.access import printable, unsecret
 from svd_batch.config import OnEndConfig, is_loopback
 from svd_batch.console import Console, duration
-from svd_batch.errors import STORAGE_ERRNOS, ProcessError, UserError
+from svd_batch.errors import ProcessError, UserError, is_storage
 from svd_batch.events import EventLog
 from svd_batch.stopping import INTERRUPTED
 
@@ -116,7 +116,7 @@ def notified(config: OnEndConfig, root: Path, console: Console) -> Iterator[Even
 
 def _exit_code(error: BaseException) -> int:
     refused = (UserError, FileExistsError, NotADirectoryError, IsADirectoryError)
-    if isinstance(error, refused) or (isinstance(error, OSError) and error.errno in STORAGE_ERRNOS):
+    if isinstance(error, refused) or is_storage(error):
         return USAGE
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from svd_batch.errors import UserError
 from svd_batch.id_set import High, IdSet, Low, pack
+from svd_batch.locations import children, readable
 from svd_batch.record_table import to_records, to_table
 from svd_batch.records import VideoRecord
 
@@ -41,7 +42,7 @@ class Parts:
     def paths(self) -> list[Path]:
         """Return the parts, the oldest first; of one that was written anew the last version."""
         versions: dict[int, tuple[int, Path]] = {}
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+        for path in children(self.folder):
             match = _NAME.fullmatch(path.name)
             if match is not None:
                 number, version = int(match[1]), int(match[2] or 0)
@@ -123,14 +124,14 @@ class Parts:
     def remove_leftovers(self) -> None:
         """Remove versions of parts that were written anew, where a kill has left them."""
         current = set(self.paths())
-        for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
+        for path in children(self.folder):
             if _NAME.fullmatch(path.name) and path not in current:
                 self._remove(path)
 
 
 def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
+        with readable(path) as source, pq.ParquetFile(source) as file:
             return file.read(columns, use_threads=False)  # threads cost more than they bring for so little
     except pa.ArrowException as error:
         raise UserError(f"output: {path} is damaged ({error}); restore it from a copy of the folder") from None

@@ -36,7 +36,8 @@ def _cost(job: Job) -> Iterator[str]:
     plan = job.plan
     measured = some_records(job)
     room = room_for(job, measured)
-    yield f"disk:         {size(room.needed_bytes)} more ({room.source}), {size(room.free_bytes)} free"
+    free = f", {size(room.free_bytes)} free" if room.free_bytes is not None else ""
+    yield f"disk:         {size(room.needed_bytes)} more ({room.source}){free}"
     if room.is_too_little:
         yield f"note:         {room.refusal()}"
     if measured:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from svd_batch.console import Console
 from svd_batch.lease import Lease, take
+from svd_batch.locations import children, read_bytes, remove
 from svd_batch.owner import is_alive
 from svd_batch.records import VideoRecord, from_dict
 from svd_batch.store import Store, file_sha256, owner_of
+
+SHARE_S = 20.0
+"""How often logs that have grown are put into a store."""
 
 FOREIGN_S = 3600.0
 """How old a temporary file of another machine must be to count as left behind, by the file system's own clock."""
@@ -30,7 +35,34 @@ def writing(store: Store, console: Console) -> Iterator[Lease]:
             videos = "1 video" if num_adopted == 1 else f"{num_adopted} videos"
             console.say(f"adopted: {videos} that a killed run had finished but not recorded")
         store.tidy_records()
-        yield lease
+        with sharing_logs(store):
+            yield lease
+
+
+@contextmanager
+def sharing_logs(store: Store) -> Iterator[None]:
+    """Put what is logged on this machine into a store, again and again as long as this is open, and at the end."""
+    if not store.is_remote:
+        yield
+        return
+    ending = threading.Event()
+
+    def share() -> None:
+        sizes: dict[str, int] = {}
+        while True:
+            last = ending.wait(SHARE_S)
+            with suppress(Exception):  # what the store refuses, whoever writes videos there tells of
+                sizes = store.share_logs(sizes)
+            if last:
+                return
+
+    thread = threading.Thread(target=share, name="logs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
 
 
 def recover(store: Store) -> int:
@@ -40,9 +72,9 @@ def recover(store: Store) -> int:
     """
     for folder in (store.pending_dir, store.temporary_dir):
         store.check_no_link(folder / "any")
-    now = max((path.stat().st_mtime for path in store.lease_dir.iterdir()), default=0.0)
+    now = max((path.stat().st_mtime for path in children(store.lease_dir)), default=0.0)
     num_adopted = 0
-    for pending in sorted(store.pending_dir.iterdir()):
+    for pending in sorted(children(store.pending_dir), key=str):
         record = None if _maker_lives(pending) else _read(pending)
         if record is not None and not store.is_done(record.video_id) and _is_whole(store, record):
             store.commit_pending(pending, record)
@@ -52,9 +84,9 @@ def recover(store: Store) -> int:
         if failure.video_id is not None and store.is_done(failure.video_id):
             store.clear_failure(failure.video_id)
     for folder in (store.pending_dir, store.temporary_dir):
-        for path in folder.iterdir():
+        for path in children(folder):
             if _is_left_behind(path, now):
-                path.unlink(missing_ok=True)
+                remove(path)
     return num_adopted
 
 
@@ -68,7 +100,7 @@ def _is_left_behind(path: Path, now: float) -> bool:
     """Return whether a file's maker is dead, or on another machine and long silent."""
     alive = _maker_lives(path)
     try:
-        return alive is False or (alive is None and now - path.lstat().st_mtime > FOREIGN_S)
+        return alive is False or (alive is None and now - path.stat().st_mtime > FOREIGN_S)
     except FileNotFoundError:  # its maker has just moved it
         return False
 
@@ -76,7 +108,7 @@ def _is_left_behind(path: Path, now: float) -> bool:
 def _read(pending: Path) -> VideoRecord | None:
     """Return a pending record, None for one that was being written when its process died."""
     try:
-        return from_dict(VideoRecord, json.loads(pending.read_text(encoding="utf-8")))
+        return from_dict(VideoRecord, json.loads(read_bytes(pending)))
     except (ValueError, TypeError, AttributeError, FileNotFoundError):
         return None
 

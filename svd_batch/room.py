@@ -35,20 +35,23 @@ class Room:
     folder: Path
     num_videos: int
     needed_bytes: float
-    free_bytes: int
+    free_bytes: int | None
+    """None of a store, which tells nobody."""
     source: str
     is_measured: bool
 
     @property
     def is_too_little(self) -> bool:
         """Whether the videos can't fit, by any doubt about the estimate."""
-        return self.needed_bytes / (1 if self.is_measured else ROUGH) > self.free_bytes
+        sure = self.needed_bytes / (1 if self.is_measured else ROUGH)
+        return self.free_bytes is not None and sure > self.free_bytes
 
     def refusal(self) -> str:
         """Return what is lacking, in one sentence."""
+        free = size(self.free_bytes or 0)
         return (
             f"output: {self.num_videos} videos take about {size(self.needed_bytes)} ({self.source}) and the disk of "
-            f"{self.folder} has {size(self.free_bytes)} free; free some, give another output, or make fewer videos"
+            f"{self.folder} has {free} free; free some, give another output, or make fewer videos"
         )
 
 
@@ -66,8 +69,8 @@ def room_for(job: Job, measured: Sequence[VideoRecord]) -> Room:
     else:
         each = bytes_a_pixel(job.config.video) * model.num_frames * model.height * model.width
         source = "a rough estimate: nothing is made yet"
-    folder = _existing(job.store.root)
-    free = shutil.disk_usage(folder).free
+    folder = job.store.root if job.store.is_remote else _existing(job.store.root)
+    free = None if job.store.is_remote else shutil.disk_usage(folder).free
     return Room(folder, num_videos, num_videos * (each + RECORD_BYTES), free, source, bool(measured))
 
 
@@ -87,12 +90,12 @@ def check_room(job: Job, console: Console) -> None:
 
     Raises: UserError with the numbers where they clearly don't.
     """
-    if not job.plan.num_todo:
+    if not job.plan.num_todo or job.store.is_remote:
         return
     room = room_for(job, some_records(job))
     if room.is_too_little:
         raise UserError(room.refusal())
-    if room.needed_bytes > room.free_bytes:
+    if room.free_bytes is not None and room.needed_bytes > room.free_bytes:
         console.warn(f"{room.refusal()} where the estimate is right")
 
 

@@ -30,6 +30,7 @@ from svd_batch.attempts import MAX_ATTEMPTS, AttemptLog, Attempts
 from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import ItemError, ProcessError, StoppingError, condemns
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
+from svd_batch.locations import location
 from svd_batch.metrics import METRICS, Clip, Embeddings, measure, use_one_thread
 from svd_batch.place import Place
 from svd_batch.quality import approximations, quality_of
@@ -158,7 +159,7 @@ class Generate:
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
         self.settings = settings
-        self.store = Store(Path(settings.output))
+        self.store = Store(location(settings.output))
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._committers = ThreadPoolExecutor(MAX_COMMITTING, thread_name_prefix="commit")
@@ -407,7 +408,7 @@ class Committer:
 
     def __init__(self, settings: GenerateSettings, info: EngineInfo) -> None:
         self.settings = settings
-        self.store = Store(Path(settings.output))
+        self.store = Store(location(settings.output))
         self.attempts = AttemptLog(self.store)
         self.info = info
         self.notes: list[str] = []

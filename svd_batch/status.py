@@ -66,7 +66,8 @@ class Status:
     video_bytes: int | None
     is_exact: bool
     """Whether video_bytes is counted; else it is reckoned from the last videos."""
-    free_bytes: int
+    free_bytes: int | None
+    """None of a store, which tells nobody."""
     go_on: str | None
     """The command that makes what is left."""
     directory: str | None
@@ -83,7 +84,7 @@ def status(root: Path) -> Status:
         raise UserError(f"output: {root} was not made by svd_batch, or its first run has not begun; give an OUTPUT")
     run = (store.read_run().get("runs") or [{}])[-1]
     holder = look(store.lease_dir)
-    events = tail(store.logs_dir / Path(str(run["events"])).name) if run.get("events") else []
+    events = tail(store.shared_logs_dir / Path(str(run["events"])).name) if run.get("events") else []
     last = events[-1] if events else {}
     end = last if last.get("event") == "end" else {}
     num_done, num_failed, num_left = _counts(store, run, last)
@@ -110,7 +111,7 @@ def status(root: Path) -> Status:
         in_the_making=_in_the_making(store) if state in ("running", "silent") else {},
         video_bytes=video_bytes,
         is_exact=is_exact,
-        free_bytes=shutil.disk_usage(root).free,
+        free_bytes=None if store.is_remote else shutil.disk_usage(root).free,
         go_on=run.get("command") if is_unfinished else None,
         directory=run.get("directory") if is_unfinished else None,
     )
@@ -204,7 +205,8 @@ def _lines(found: Status) -> Iterator[str]:
         yield f"  making:   {len(found.in_the_making)} videos, one for {oldest}: {', '.join(ids)}{more}"
     if found.video_bytes is not None:
         about = "" if found.is_exact else "about "
-        yield f"  disk:     {about}{size(found.video_bytes)} of videos, {size(found.free_bytes)} free"
+        free = "" if found.free_bytes is None else f", {size(found.free_bytes)} free"
+        yield f"  disk:     {about}{size(found.video_bytes)} of videos{free}"
     if found.go_on:
         yield f"  go on:    {found.go_on}"
         if found.directory:

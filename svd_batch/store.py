@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from svd_batch import parts
-from svd_batch.errors import STORAGE_ERRNOS, UserError
+from svd_batch.errors import STORAGE_ERRNOS, UserError, store_error
 from svd_batch.id_set import IdSet, is_packable
+from svd_batch.locations import files_below, is_remote, put, read_bytes, readable, remove, scratch
 from svd_batch.owner import Owner, this_process
 from svd_batch.record_table import to_records, to_table
 from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
@@ -32,7 +34,11 @@ _PROBE_BYTES = 2**16
 
 
 class Store:
-    """One output folder. Opening it creates nothing; `create` does."""
+    """One output folder. Opening it creates nothing; `create` does.
+
+    Where it is in a store, `temporary_dir` and `logs_dir` are folders of this machine: files are made there, and put
+    into the store whole.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -40,11 +46,16 @@ class Store:
         self.records_dir = self.internal / "records"
         self.failures_dir = self.internal / "failures"
         self.pending_dir = self.internal / "pending"
-        self.temporary_dir = self.internal / "tmp"
+        self.is_remote = is_remote(root)
+        self.here = scratch(root) if self.is_remote else self.internal
+        """Where this machine keeps what is on its way."""
+        self.temporary_dir = self.here / "tmp"
         self.attempts_dir = self.internal / "attempts"
         self.lease_dir = self.internal / "lease"
         self.plan_dir = self.internal / "plan"
-        self.logs_dir = self.internal / "logs"
+        self.logs_dir = self.here / "logs"
+        self.shared_logs_dir = self.internal / "logs"
+        """Where others find what lies in `logs_dir`."""
         self.run_json = self.internal / "run.json"
         self.metadata = root / "metadata.parquet"
         self.failures_table = root / "failures.parquet"
@@ -60,23 +71,51 @@ class Store:
         Raises: UserError when it can't be made or holds other things.
         """
         self.check_ours()
-        folders = (self.records_dir, self.failures_dir, self.pending_dir, self.temporary_dir, self.lease_dir)
+        folders = [self.temporary_dir, self.logs_dir]
+        if not self.is_remote:  # a store has no folders, and making one might make a bucket
+            folders += [self.records_dir, self.failures_dir, self.pending_dir, self.lease_dir]
+            folders += [self.attempts_dir, self.plan_dir, self.root / "videos"]
         try:
-            for folder in (*folders, self.attempts_dir, self.plan_dir, self.logs_dir, self.root / "videos"):
+            for folder in folders:
                 self.check_no_link(folder / "any")
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"output: {self.root} can't be made: {error.strerror or error}") from None
 
     def check_ours(self) -> None:
-        """Raise UserError when the place is no folder, or one that holds other things than an output of ours."""
+        """Raise UserError when the place is no folder, or one that holds other things than an output of ours.
+
+        Also where it is in a store that isn't there, refuses or can't be reached.
+        """
+        if self.is_remote:
+            self._check_bucket()
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"output: {self.root} is a file; give a folder")
         if self.root.is_dir() and not self.internal.is_dir() and any(self.root.iterdir()):
             raise UserError(f"output: {self.root} is not empty and was not made by svd_batch; give a new folder")
 
+    def _check_bucket(self) -> None:
+        fs: Any = getattr(self.root, "fs")  # noqa: B009  (a path of a store has it)
+        bucket = str(getattr(self.root, "path")).partition("/")[0]  # noqa: B009
+        try:
+            next(iter(self.root.iterdir()), None)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except Exception as error:
+            raise store_error(error) or error from None
+        else:
+            return
+        try:
+            fs.ls(bucket)
+        except FileNotFoundError:
+            raise UserError(f"output: {self.root}: there is no bucket {bucket}; make it, or give another") from None
+        except Exception as error:
+            raise store_error(error) or error from None
+
     def check_no_link(self, path: Path) -> None:
         """Raise UserError when a folder between OUTPUT and `path` is a symlink: nothing is written outside OUTPUT."""
+        if self.is_remote:
+            return
         root, folder = str(self.root), os.path.dirname(path)  # noqa: PTH120  (Paths would take most of a commit's time)
         while folder != root and folder != (above := os.path.dirname(folder)):  # noqa: PTH120
             if os.path.islink(folder):  # noqa: PTH114
@@ -91,6 +130,8 @@ class Store:
     def temporary(self, suffix: str) -> Path:
         """Return a new path for a file on its way, unique to this attempt and on the same file system."""
         self.check_no_link(self.temporary_dir / "any")
+        if self.is_remote:  # this machine's, which may not be the driver's
+            self.temporary_dir.mkdir(exist_ok=True)
         return self.temporary_dir / _attempt(suffix)
 
     def refusal(self, error: BaseException) -> Exception | None:
@@ -99,6 +140,9 @@ class Store:
         ffmpeg tells in words of its own, so the disk is asked for a little room. To be called before what was half
         written is removed.
         """
+        told = store_error(error)
+        if told is not None:
+            return told
         if not self.temporary_dir.is_dir():
             return UserError(
                 f"output: {self.root} is gone, or its disk was unmounted; what was finished there is kept, and the "
@@ -128,7 +172,8 @@ class Store:
         try:
             self.place_flushed(temporary, record.file_name)
         except (OSError, UserError):
-            pending.unlink(missing_ok=True)
+            with suppress(Exception):
+                remove(pending)
             raise
         self.commit_pending(pending, record)
 
@@ -140,7 +185,8 @@ class Store:
             pending.write_text(to_json(record), encoding="utf-8")
             flush(pending)
         except OSError:
-            pending.unlink(missing_ok=True)
+            with suppress(Exception):
+                remove(pending)
             raise
         return pending
 
@@ -179,7 +225,7 @@ class Store:
         """Return the record of a video that has a file of its own, None also where it is in a part."""
         path = self._record_path(video_id)
         try:
-            return from_dict(VideoRecord, json.loads(path.read_text(encoding="utf-8")))
+            return from_dict(VideoRecord, json.loads(read_bytes(path)))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, AttributeError):
@@ -195,7 +241,7 @@ class Store:
         return self.parts.ids().with_others(singles)
 
     def _single_ids(self) -> set[str]:
-        return {name[: -len(".json")] for name in _names(self.records_dir)}
+        return {path.stem for path in files_below(self.records_dir, ".json")}
 
     def num_records(self) -> int:
         """Return how many videos are committed; no record is read."""
@@ -244,9 +290,8 @@ class Store:
         paths = [self._record_path(video_id) for video_id in self._single_ids()]
         if len(paths) < parts.PART_ROWS:
             return
-        paths.sort(
-            key=lambda path: (path.stat().st_mtime_ns, path.name)
-        )  # as they were made: near the manifest's order
+        if not self.is_remote:  # a question a file
+            paths.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))  # near the manifest's order
         for start in range(0, len(paths), parts.PART_ROWS):
             found = [self.read_single(path.stem) for path in paths[start : start + parts.PART_ROWS]]
             self.put_into_part([record for record in found if record is not None])
@@ -268,7 +313,7 @@ class Store:
     def failure(self, item_id: str) -> FailureRecord | None:
         """Return the failure of an image or a video, or None where there is none."""
         try:
-            return from_dict(FailureRecord, json.loads(self._failure_path(item_id).read_text(encoding="utf-8")))
+            return from_dict(FailureRecord, json.loads(read_bytes(self._failure_path(item_id))))
         except FileNotFoundError:
             return None
 
@@ -282,8 +327,8 @@ class Store:
 
     def each_failure(self) -> Iterator[FailureRecord]:
         """Yield every failure on record, by file name."""
-        for path in sorted(self.failures_dir.glob("*/*.json")):
-            yield from_dict(FailureRecord, json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(files_below(self.failures_dir, ".json"), key=str):
+            yield from_dict(FailureRecord, json.loads(read_bytes(path)))
 
     def _failure_path(self, item_id: str) -> Path:
         name = hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]  # ids may be any text
@@ -297,7 +342,7 @@ class Store:
         Raises: UserError when it is damaged.
         """
         try:
-            run = json.loads(self.run_json.read_text(encoding="utf-8"))
+            run = json.loads(read_bytes(self.run_json))
             if not isinstance(run, dict):
                 raise ValueError
         except FileNotFoundError:
@@ -309,6 +354,18 @@ class Store:
     def write_run(self, run: dict[str, Any]) -> None:
         """Write run.json."""
         self._write_text(self.run_json, json.dumps(run, indent=2, sort_keys=True))
+
+    def share_logs(self, since: Mapping[str, int]) -> dict[str, int]:
+        """Put the logs of this machine into the store, those that have grown; return their sizes, for the next time.
+
+        Of an output in a folder nothing is to be done.
+        """
+        sizes = dict(since)
+        for path in self.logs_dir.iterdir() if self.is_remote else ():
+            if path.is_file() and (num_bytes := path.stat().st_size) != since.get(path.name):
+                put(path, self.shared_logs_dir / path.name)
+                sizes[path.name] = num_bytes
+        return sizes
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration as YAML."""
@@ -324,7 +381,7 @@ class Store:
 
     def _unlink(self, path: Path) -> None:
         self.check_no_link(path)
-        path.unlink(missing_ok=True)
+        remove(path)
 
     def _write_text(self, path: Path, text: str) -> None:
         self.check_no_link(path)
@@ -348,20 +405,16 @@ def owner_of(path: Path) -> Owner | None:
     return None
 
 
-def _names(folder: Path) -> Iterator[str]:
-    """Yield the names of the .json files two levels down."""
-    try:
-        shards = list(os.scandir(folder))
-    except FileNotFoundError:
-        return
-    for shard in shards:
-        if shard.is_dir():
-            with os.scandir(shard) as entries:
-                yield from (entry.name for entry in entries if entry.name.endswith(".json"))
+def read_table(path: Path) -> pa.Table:
+    """Return a Parquet file as a table."""
+    with readable(path) as source:
+        return pq.read_table(source)
 
 
 def flush(path: Path) -> None:
-    """Make a file's bytes (or a folder's entries) durable."""
+    """Make a file's bytes (or a folder's entries) durable; a store's are, once it has answered."""
+    if is_remote(path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -370,7 +423,17 @@ def flush(path: Path) -> None:
 
 
 def move(temporary: Path, path: Path) -> None:
-    """Rename a flushed file into place, durably; what was there is replaced at once."""
+    """Bring a flushed file to its place, durably; what was there is replaced at once.
+
+    On a file system by a rename. In a store the file is written anew there, and then removed where it was.
+    """
+    if is_remote(path):
+        if is_remote(temporary):
+            path.write_bytes(read_bytes(temporary))
+        else:
+            put(temporary, path)
+        remove(temporary)
+        return
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         flush(path.parent.parent)

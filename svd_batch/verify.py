@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from svd_batch.errors import UserError
+from svd_batch.locations import files_below, is_remote, local_copy
 from svd_batch.records import VideoRecord, from_dict
-from svd_batch.store import Store, file_sha256
+from svd_batch.store import Store, file_sha256, read_table
 from svd_batch.video import probe
 
 
@@ -36,7 +36,7 @@ def problems(root: Path) -> Iterator[Problem]:
     if not store.exists() or not store.metadata.is_file():
         raise UserError(f"verify: {root} is not an output folder of svd_batch with a metadata.parquet")
     try:
-        rows = [from_dict(VideoRecord, row) for row in pq.read_table(store.metadata).to_pylist()]
+        rows = [from_dict(VideoRecord, row) for row in read_table(store.metadata).to_pylist()]
     except (pa.ArrowException, TypeError):
         raise UserError(f"verify: {store.metadata} is damaged; the same run command writes it anew") from None
     for video_id, count in Counter(row.video_id for row in rows).items():
@@ -48,12 +48,16 @@ def problems(root: Path) -> Iterator[Problem]:
                 yield Problem(row.video_id, reason)
     known = {row.file_name for row in rows}
     done = store.done_ids()
-    for path in sorted((root / "videos").rglob("*")):
+    for path in sorted(_files(root / "videos"), key=str):
         name = path.relative_to(root).as_posix()
-        if path.is_file() and name not in known:
+        if name not in known and path.is_file():
             finished = path.stem in done
             hint = "; it is finished, and the same run command adds it" if finished else ""
             yield Problem(path.stem, f"{name} has no row in metadata.parquet{hint}", finished)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return files_below(folder, "") if is_remote(folder) else folder.rglob("*")
 
 
 def _problem(root: Path, row: VideoRecord) -> str | None:
@@ -62,12 +66,13 @@ def _problem(root: Path, row: VideoRecord) -> str | None:
         return f"{row.file_name} is missing"
     if path.stat().st_size != row.num_bytes:
         return f"{row.file_name} has {path.stat().st_size} bytes; the table says {row.num_bytes}"
-    if file_sha256(path) != row.video_sha256:
-        return f"{row.file_name} has another sha256 than the table says"
-    try:
-        found = probe(path)
-    except OSError as error:
-        return str(error)
+    with local_copy(path) as copy:
+        if file_sha256(copy) != row.video_sha256:
+            return f"{row.file_name} has another sha256 than the table says"
+        try:
+            found = probe(copy)
+        except OSError as error:
+            return str(error)
     if (found.num_frames, found.height, found.width) != (row.num_frames, row.height, row.width):
         return (
             f"{row.file_name} has {found.num_frames} frames of {found.width}x{found.height}; "

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svd_batch.config import Codec, VideoConfig
+from svd_batch.locations import is_remote, local_copy
 
 SUFFIX = {Codec.h264: "mp4", Codec.gif: "gif", Codec.webp: "webp", Codec.ffv1: "mkv"}
 _BITEXACT = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-threads", "1"]
@@ -100,6 +101,9 @@ def read_frames(path: Path) -> tuple[NDArray[np.uint8], float]:
 
     Raises: OSError when it can't be decoded.
     """
+    if is_remote(path):
+        with local_copy(path) as copy:
+            return read_frames(copy)
     if path.suffix in (".gif", ".webp"):
         return _read_with_pillow(path)
     import imageio_ffmpeg

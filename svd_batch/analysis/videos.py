@@ -91,7 +91,8 @@ def _read(root: Path) -> pa.Table:
     if not path.is_file():
         raise UserError(f"OUTPUT: {root} has no metadata.parquet; give the output folder of a run")
     try:
-        table = pq.read_table(path)
+        with path.open("rb") as file:
+            table = pq.read_table(file)
     except (pa.ArrowException, OSError):
         raise UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew") from None
     lacking = [name for name in ("video_id", "image_id", *CELL_FIELDS) if name not in {*table.column_names, *EXACT}]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from svd_batch.config import MemoryConfig
 from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.engine.pipeline import engine_info
 from svd_batch.errors import UserError
+from svd_batch.locations import location
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.stages import Committer, Embedded, Encoded, Generate, GenerateSettings, LoadedUnit, Result, load_image
 from svd_batch.store import Store
@@ -47,7 +47,7 @@ class StockLoop:
     """Stock diffusers as a plain loop calls it: a video, its file, the next video; all in one thread."""
 
     def __init__(self, settings: GenerateSettings, load: LoadSettings) -> None:
-        Store(Path(settings.output)).create()
+        Store(location(settings.output)).create()
         self.load = load
         if settings.torch_threads is not None:
             torch.set_num_threads(settings.torch_threads)
@@ -72,7 +72,7 @@ class Sweep:
     """The sweep engine as a job has it in one of its actors."""
 
     def __init__(self, settings: GenerateSettings, load: LoadSettings) -> None:
-        Store(Path(settings.output)).create()
+        Store(location(settings.output)).create()
         self.load = load
         start = time.perf_counter()
         self.stage = Generate(settings)

@@ -35,6 +35,8 @@ def export(root: Path, settings: ExportSettings, place: Path | None = None) -> I
     from svd_batch.export.folder import read_folder
 
     folder = read_folder(root)
+    if place is None and folder.store.is_remote:
+        raise UserError(f"-o: {root} is in a store; give a file or folder of this machine to write to")
     place = place or root / "exports" / (f"{settings.table}.{target}" if target in FILES else _FOLDERS[target])
     if folder.is_inside(place):
         raise UserError(f"-o: {place} is where svd_batch keeps its own; give another place")

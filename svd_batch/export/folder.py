@@ -16,8 +16,9 @@ import yaml
 
 from svd_batch.errors import UserError
 from svd_batch.export.values import plain
+from svd_batch.locations import readable
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, VideoRecord
-from svd_batch.store import Store
+from svd_batch.store import Store, read_table
 
 PARAMETERS = (*CELL_FIELDS, "seed", "replicate")
 """What was chosen for a video."""
@@ -92,7 +93,10 @@ class Folder:
     def _images(self) -> pa.Schema:
         path = self.store.plan_dir / "images.parquet"
         try:
-            return pq.read_schema(path) if path.is_file() else pa.schema([])
+            if not path.is_file():
+                return pa.schema([])
+            with readable(path) as source:
+                return pq.read_schema(source)
         except (pa.ArrowException, OSError):
             return pa.schema([])
 
@@ -133,7 +137,7 @@ def read_folder(root: Path) -> Folder:
 
 def _read(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path)
+        return read_table(path)
     except (pa.ArrowException, OSError):
         raise UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew") from None
 

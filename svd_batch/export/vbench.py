@@ -27,6 +27,7 @@ from svd_batch.export.folder import Folder
 from svd_batch.export.settings import ExportSettings
 from svd_batch.export.values import inert
 from svd_batch.images import fit_image, open_image, read_bytes
+from svd_batch.locations import is_remote, local_copy
 from svd_batch.manifest import read_manifest
 
 DIMENSIONS = (
@@ -128,6 +129,10 @@ def _link(source: Path, target: Path) -> None:
     """Make a video appear under another name: a hard link, else a copy; WebP and FFV1 become mp4."""
     if source.suffix != target.suffix:
         as_mp4(source, target)
+        return
+    if is_remote(source):
+        with local_copy(source) as copy:
+            shutil.copyfile(copy, target)
         return
     try:
         os.link(source, target)

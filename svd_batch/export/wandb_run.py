@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from svd_batch.errors import UserError
 from svd_batch.export.clips import as_mp4
 from svd_batch.export.folder import Folder
 from svd_batch.export.settings import ExportSettings
+from svd_batch.locations import is_remote, local_copy
 
 PROJECT = "svd_batch"
 PLAYABLE = (".mp4", ".gif")
@@ -121,11 +122,13 @@ def _clips(folder: Folder, *, with_videos: bool) -> Iterator[list[dict[str, Any]
     import wandb
 
     rows = list(folder.rows())
-    with tempfile.TemporaryDirectory(prefix="svdb-wandb-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="svdb-wandb-") as temporary, ExitStack() as clips:
         for row in rows if with_videos else []:
             path = folder.root / row["file_name"]
             if not path.is_file():
                 raise UserError(f"OUTPUT: {row['file_name']} is missing; see svd-batch verify, or give --no-videos")
+            if is_remote(path):
+                path = clips.enter_context(local_copy(path))
             if path.suffix not in PLAYABLE:
                 again = Path(temporary) / f"{row['video_id']}.mp4"
                 as_mp4(path, again)

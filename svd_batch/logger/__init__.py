@@ -108,7 +108,7 @@ def _sink(job: Job) -> Sink:
     from svd_batch.logger import sinks
 
     config = job.config.logger
-    below = Path(config.folder).expanduser() if config.folder is not None else job.store.internal
+    below = Path(config.folder).expanduser() if config.folder is not None else job.store.here
     if config.kind is LoggerKind.wandb:
         return sinks.WandbSink(job.store, below, config)
     return sinks.TensorboardSink(job.store, below if config.folder is not None else below / "tensorboard")

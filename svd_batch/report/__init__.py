@@ -15,6 +15,7 @@ from typing import Any
 
 from svd_batch.analysis import Analysis, analyse, videos_of
 from svd_batch.errors import UserError
+from svd_batch.locations import is_remote
 from svd_batch.report import costs
 from svd_batch.report.answer import answer, cell_seconds
 from svd_batch.report.axes import Axis, constants, varying_axes
@@ -50,7 +51,7 @@ def write_report(
 
     Raises: UserError when one is no output folder with a table, or the page can't be written.
     """
-    roots = [roots] if isinstance(roots, Path) else list(roots)
+    roots = list(roots) if isinstance(roots, Sequence) else [roots]
     path = out or roots[0] / "report.html"
     sweep = read_sweep(roots, live=live)
     answered = analysed(sweep)
@@ -138,7 +139,9 @@ def _header(sweep: Sweep, axes: Sequence[Axis], selection: Selection) -> dict[st
 
 def _write(store: Store, html: str, path: Path) -> None:
     """Write the page beside its place and rename it, so that whoever looks finds it whole."""
-    inside = path.resolve().is_relative_to(store.root.resolve()) and store.internal.is_dir()
+    inside = is_remote(path) or (
+        not store.is_remote and path.resolve().is_relative_to(store.root.resolve()) and store.internal.is_dir()
+    )
     temporary = store.temporary("html") if inside else path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from svd_batch.analysis import Videos, read_videos, wording
 from svd_batch.analysis.axes import AxisCodes, find_axes
+from svd_batch.locations import filled
 from svd_batch.report.canvas import shortened
 from svd_batch.store import move
 from svd_batch.video import read_frames
@@ -60,16 +61,16 @@ def write_contact_sheets(root: Path, folder: Path) -> Iterator[Path]:
     videos = read_videos([root])
     axes = sorted(find_axes(videos), key=lambda found: -len(found.axis.values))
     names = file_names(videos.images)
-    folder.mkdir(parents=True, exist_ok=True)
     for index, image_id in enumerate(videos.images):
         rows = np.flatnonzero(videos.image == index)
         sheet = _sheet(videos, axes, image_id, rows)
-        path = folder / f"{names[index]}.png"
         read = {place: _clip(root / name, len(sheet.columns)) for place, name in sheet.files.items()}
         clips = {place: clip for place, clip in read.items() if clip is not None}
-        _write(path, _still(sheet, clips))
-        _write(folder / f"{names[index]}.gif", _moving(sheet, clips))
-        yield path
+        with filled(folder) as here:
+            here.mkdir(parents=True, exist_ok=True)
+            _write(here / f"{names[index]}.png", _still(sheet, clips))
+            _write(here / f"{names[index]}.gif", _moving(sheet, clips))
+        yield folder / f"{names[index]}.png"
 
 
 def file_names(image_ids: Sequence[str]) -> list[str]:

@@ -16,12 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from svd_batch import dataset
-from svd_batch.errors import UserError
+from svd_batch.errors import UserError, store_error
+from svd_batch.locations import files_below, is_remote, readable, signed
 from svd_batch.records import CELL_FIELDS, EXACT
-from svd_batch.store import Store
+from svd_batch.store import Store, read_table
 
 OUTPUT = "output"
 """The column, and the axis, that says from which folder a video is."""
+SIGNED_S = 7 * 24 * 3600
+"""How long links to clips in a store work from a page that lies elsewhere."""
 MOST_ROWS = 200_000
 """Videos of a folder that a page is made from; of larger ones it takes whole pictures, evenly over the table."""
 _NEEDED = ("file_name", "video_id", "image_id", "seed", "replicate", "model_id", "num_frames", "width", "height")
@@ -40,9 +43,43 @@ class Folder:
     """In the folder; the table may have fewer."""
 
     def href(self, page: Path) -> str:
-        """Return the URL of the folder relative to a page, percent-encoded: empty or with a slash at its end."""
-        relative = os.path.relpath(self.store.root.resolve(), page.resolve().parent)
+        """Return the URL of the folder relative to a page, percent-encoded: empty or with a slash at its end.
+
+        Of a folder in a store that the page isn't in: its address, by which `signed` makes links that work.
+
+        Raises: UserError where a page in a store is to show a folder of this machine.
+        """
+        if self.store.is_remote and not self.is_around(page):
+            return f"{self.store.root}/"
+        if is_remote(page) and not self.store.is_remote:
+            raise UserError(f"report: a page in a store can't show {self.store.root}; give a local file by -o")
+        relative = os.path.relpath(str(self.store.root.resolve()), str(page.resolve().parent))
         return "" if relative == "." else quote(Path(relative).as_posix()) + "/"
+
+    def is_around(self, page: Path) -> bool:
+        """Return whether a page lies in the folder, or in the same store."""
+        parts = (str(self.store.root).split("/")[:3], str(page).split("/")[:3])
+        return parts[0] == parts[1] if is_remote(page) and self.store.is_remote else not self.store.is_remote
+
+    def files(self, names: Sequence[str]) -> list[bool]:
+        """Return which files below the folder are there."""
+        if not self.store.is_remote:
+            return [(self.store.root / name).is_file() for name in names]
+        there = {str(path) for path in files_below(self.store.root / "videos", "")}
+        return [str(self.store.root / name) in there for name in names]
+
+    def signed(self, name: str) -> str:
+        """Return an address of a file by which anybody may read it for a week, the longest that S3 signs for.
+
+        Raises: UserError where the store signs none.
+        """
+        url = signed(self.store.root / name, SIGNED_S)
+        if url is None:
+            raise UserError(
+                f"report: the store of {self.store.root} signs no links; leave -o out, so that the page lies beside "
+                "its clips, or give --embed"
+            )
+        return url
 
 
 @dataclass(frozen=True)
@@ -92,12 +129,14 @@ def _read(root: Path, name: str, live: bool) -> Folder:
     if not store.metadata.is_file():
         raise UserError(f"report: {root} has no metadata.parquet; give the output folder of a run")
     try:
-        with pq.ParquetFile(store.metadata) as file:
+        with readable(store.metadata) as source, pq.ParquetFile(source) as file:
             num_videos = file.metadata.num_rows
             groups = (file.read_row_group(i) for i in range(file.num_row_groups))
             table = sampled(groups, num_videos) if num_videos > MOST_ROWS else file.read()
-        failures = pq.read_table(store.failures_table) if store.failures_table.exists() else pa.table({})
-    except (pa.ArrowException, OSError):
+        failures = read_table(store.failures_table) if store.failures_table.exists() else pa.table({})
+    except (pa.ArrowException, OSError) as error:
+        if store_error(error) is not None:
+            raise
         raise UserError(f"report: a table in {root} is damaged; the same run command writes it anew") from None
     lacking = [column for column in (*_NEEDED, *CELL_FIELDS) if column not in {*table.column_names, *EXACT}]
     if lacking:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 import jinja2
 from markupsafe import Markup
@@ -47,8 +48,9 @@ def render(data: Mapping[str, Any], **values: Any) -> str:
     environment.filters |= {"number": number, "duration": duration, "size": size, "moment": moment}
     style = _joined(STYLES)
     script = "(() => {\n" + '"use strict";\n' + _joined(SCRIPTS) + "})();\n"
+    policy = _policy(style, script, data.get("signed", {}).values())
     return environment.get_template("page.html").render(
-        policy=_policy(style, script), style=Markup(style), script=Markup(script), data=script_json(data), **values
+        policy=policy, style=Markup(style), script=Markup(script), data=script_json(data), **values
     )
 
 
@@ -57,10 +59,11 @@ def _joined(names: tuple[str, ...]) -> str:
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
-def _policy(style: str, script: str) -> str:
-    """Return the Content-Security-Policy: our style, our script, files beside the page and data in it."""
+def _policy(style: str, script: str, addresses: Iterable[str]) -> str:
+    """Return the Content-Security-Policy: our style and script, files beside the page, data in it, signed links."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    files = "'self' file: data:"
+    origins = {"://".join(urlsplit(address)[:2]) for address in addresses}
+    files = " ".join(["'self' file: data:", *sorted(origins)])
     return (
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
         f"img-src {files}; media-src {files}; base-uri 'none'; form-action 'none'"

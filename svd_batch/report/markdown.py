@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from svd_batch.analysis import Analysis, Metric, wording
+from svd_batch.locations import filled
 from svd_batch.report import front, sentences, tables
 from svd_batch.report.answer import draw_curves
 from svd_batch.report.canvas import Canvas, Drawn
@@ -22,11 +23,11 @@ _MARKUP = re.compile(r"([\\`*\[\]|])")
 
 def write_markdown(analysis: Analysis, folder: Path, seconds: Sequence[float | None] | None = None) -> Path:
     """Write report.md and the folder of its plots, and return report.md's path; `seconds` as for `answer`."""
-    (folder / PLOTS).mkdir(parents=True, exist_ok=True)
-    path = folder / "report.md"
-    text = "\n".join(_lines(analysis, folder, seconds)).rstrip() + "\n"
-    path.write_text(text.encode("utf-8", "replace").decode(), encoding="utf-8")
-    return path
+    with filled(folder) as here:
+        (here / PLOTS).mkdir(parents=True, exist_ok=True)
+        text = "\n".join(_lines(analysis, here, seconds)).rstrip() + "\n"
+        (here / "report.md").write_text(text.encode("utf-8", "replace").decode(), encoding="utf-8")
+    return folder / "report.md"
 
 
 def plain(text: str) -> str:

@@ -54,7 +54,7 @@ def page_data(
         "picture": compact(pictures, list(range(len(pictures)))),
         "folder": compact(_folder_places(sweep, rows), pictures),
         "columns": columns,
-        **_files(sweep, rows, pictures, embed=embed),
+        **_files(sweep, rows, pictures, page, embed=embed),
         "recipes": recipes(sweep.folders, rows).columns(rows, pictures),
     }
 
@@ -108,7 +108,7 @@ def _pictures(rows: pa.Table, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _files(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], *, embed: bool) -> dict[str, Any]:
+def _files(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], page: Path, *, embed: bool) -> dict[str, Any]:
     """Return where the clips are, which are missing, which have posters, and with `embed` the files themselves."""
     names: list[str] = rows["file_name"].to_pylist()
     suffixes = [name.rpartition(".")[2] for name in names]
@@ -118,7 +118,7 @@ def _files(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], *, embed: bool
     ]
     roots = {folder.name: folder.store.root for folder in sweep.folders}
     paths = [roots[name] / file for name, file in zip(rows[OUTPUT].to_pylist(), names, strict=True)]
-    there = [path.is_file() for path in paths]
+    there = _there(sweep, rows[OUTPUT].to_pylist(), names)
     found: dict[str, Any] = {
         "suffix": compact(suffixes, pictures),
         "file": {str(i): name for i, name in enumerate(names) if not regular[i]},
@@ -127,8 +127,27 @@ def _files(sweep: Sweep, rows: pa.Table, pictures: Sequence[int], *, embed: bool
     if embed:
         found["embedded"] = {str(i): _data_uri(path) for i, path in enumerate(paths) if there[i]}
     else:
+        found["signed"] = _signed(sweep, page, rows[OUTPUT].to_pylist(), names, there)
         found["poster"] = compact(_posters(sweep, rows, pictures, there), pictures)
     return found
+
+
+def _there(sweep: Sweep, folders: Sequence[str], names: Sequence[str]) -> list[bool]:
+    """Return which clips have their files, folder by folder."""
+    there = [False] * len(names)
+    for folder in sweep.folders:
+        mine = [i for i, name in enumerate(folders) if name == folder.name]
+        for i, found in zip(mine, folder.files([names[i] for i in mine]), strict=True):
+            there[i] = found
+    return there
+
+
+def _signed(
+    sweep: Sweep, page: Path, folders: Sequence[str], names: Sequence[str], there: Sequence[bool]
+) -> dict[str, str]:
+    """Return the addresses of clips in stores that the page isn't in, by the clips' numbers."""
+    away = {folder.name: folder for folder in sweep.folders if folder.store.is_remote and not folder.is_around(page)}
+    return {str(i): away[folders[i]].signed(names[i]) for i in range(len(names)) if folders[i] in away and there[i]}
 
 
 def _data_uri(path: Path) -> str:

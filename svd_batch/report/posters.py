@@ -37,7 +37,7 @@ def make_posters(store: Store, file_names: Sequence[str]) -> list[bool]:
 
 
 def _has_poster(store: Store, file_name: str) -> bool:
-    if file_name.endswith(_STILL):
+    if file_name.endswith(_STILL) or store.is_remote:  # each would have to be fetched: the page shows first frames
         return False
     video, poster = store.root / file_name, store.root / poster_name(file_name)
     try:

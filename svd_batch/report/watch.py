@@ -42,4 +42,4 @@ def is_over(store: Store) -> bool:
     """Return whether the last run wrote its table, which it does at its end, also when it is interrupted."""
     if not store.metadata.is_file() or not store.run_json.is_file():
         return not store.run_json.is_file()
-    return store.metadata.stat().st_mtime_ns >= store.run_json.stat().st_mtime_ns
+    return store.metadata.stat().st_mtime >= store.run_json.stat().st_mtime

@@ -38,6 +38,7 @@ const widest = framesOf.reduce((most, _, i) => Math.max(most, (columnOf("width")
 
 function fileOf(clip) {
   if (data.embedded) return data.embedded[clip];
+  if (data.signed[clip]) return data.signed[clip];
   const id = data.video_id[clip];
   const name = data.file[clip] ?? `videos/${id.slice(0, 2)}/${id}.${suffixOf[clip]}`;
   return data.folders[folderOf[clip]].href + name.split("/").map(encodeURIComponent).join("/");
