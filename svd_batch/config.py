@@ -107,7 +107,7 @@ class ModelConfig:
     name: str = "pocket"
     """Short name, for messages and the dataset card."""
     id: str = "pocket"
-    """Hub repository id, local folder in diffusers' format, or `pocket` for the bundled checkpoint."""
+    """Hub repository id, folder in diffusers' format, here or in a store, or `pocket` for the bundled checkpoint."""
     revision: str | None = None
     """Branch, tag or commit on the hub; none is `main`."""
     variant: str | None = "fp16"

@@ -79,8 +79,9 @@ def create(path: Path, data: bytes) -> bool:
     An answer that got lost is asked for again by the client, and then it is our own file that is in the way: equal
     bytes are ours, which callers make unmistakable.
     """
+    is_azure = EXTRAS.get(str(path).partition("://")[0]) == "azure"
     try:
-        _fs(path).pipe_file(_key(path), data, mode="create")
+        _fs(path).pipe_file(_key(path), data, **({"overwrite": False} if is_azure else {"mode": "create"}))
     except FileExistsError:
         return read_bytes(path) == data
     return True

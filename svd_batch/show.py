@@ -23,6 +23,7 @@ from svd_batch.access import shown as without_secrets
 from svd_batch.config import ModelConfig
 from svd_batch.errors import ItemError, UserError
 from svd_batch.images import one_line, open_image, read_bytes
+from svd_batch.locations import readable
 from svd_batch.manifest import read_manifest
 from svd_batch.records import CELL_FIELDS, EXACT, ImageRecord, VideoRecord, flat
 from svd_batch.store import Store
@@ -105,7 +106,8 @@ def row(shown: Shown) -> dict[str, Any]:
     values = flat(shown.record)
     if shown.store.metadata.is_file():
         try:
-            rows = pq.read_table(shown.store.metadata, filters=[("video_id", "==", shown.record.video_id)]).to_pylist()
+            with readable(shown.store.metadata) as source:
+                rows = pq.read_table(source, filters=[("video_id", "==", shown.record.video_id)]).to_pylist()
         except (pa.ArrowException, OSError):
             raise UserError(f"show: {shown.store.metadata} is damaged; the same run command writes it anew") from None
         values = {**(rows[0] if rows else {}), **values}

@@ -29,6 +29,7 @@ from svd_batch.console import duration, size
 from svd_batch.errors import UserError
 from svd_batch.events import tail
 from svd_batch.lease import Holder, look
+from svd_batch.locations import readable
 from svd_batch.store import Store
 
 WINDOW_S = 300.0
@@ -168,8 +169,8 @@ def _video_bytes(
 ) -> tuple[int | None, bool]:
     """Return the bytes of the videos and whether they were counted, in the table of a run that is over."""
     if is_over and store.metadata.is_file():
-        with suppress(pa.ArrowException, OSError, KeyError):
-            batches = pq.ParquetFile(store.metadata).iter_batches(columns=["num_bytes"])
+        with suppress(pa.ArrowException, OSError, KeyError), readable(store.metadata) as source:
+            batches = pq.ParquetFile(source).iter_batches(columns=["num_bytes"])
             return sum(pc.sum(batch.column(0)).as_py() or 0 for batch in batches), True
     sizes = [event["num_bytes"] for event in events if event.get("event") == "video"]
     return (round(sum(sizes) / len(sizes) * num_done), False) if sizes else (None, False)

@@ -1,7 +1,7 @@
 """A real S3 server on loopback, in a process of its own, that breaks as it is told to: `python s3_server.py PORT`.
 
-moto's server behind a layer that counts requests and spoils some. The layer is told by a POST to /_faults what it has to
-do from then on, and tells on a GET of /_requests what it has been asked for.
+moto's server behind a layer that counts requests and spoils some. The layer is told by a POST to /_faults what it has
+to do from then on, and tells on a GET of /_requests what it has been asked for.
 """
 
 from __future__ import annotations
