@@ -47,6 +47,7 @@ Image manifest in, video dataset out: Stable Video Diffusion parameter sweeps.
   recommend OUTPUT ...      say which cell gives the motion you want, within bounds
   export OUTPUT --to TARGET write the table or the videos for other tools: csv, json, wandb, tensorboard, vbench
   verify OUTPUT             check that every video is there, unchanged and playable
+  merge OUTPUT ... -o OUT   put the outputs of several runs together, as of shard=1/16 to shard=16/16
   show OUTPUT VIDEO_ID      print a video's row, and how to make it again, also with stock diffusers
   bench [KEY=VALUE ...]     measure the sweep engine against stock diffusers on this machine
 
@@ -220,6 +221,7 @@ def _dispatch(arguments: list[str]) -> int:
         "recommend": _recommend,
         "export": _export,
         "verify": _verify,
+        "merge": _merge,
         "show": _show,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -468,6 +470,8 @@ def default_output(config: Config, overrides: Sequence[str]) -> str:
         varying = [o for o in hydra_config.overrides.task if o.partition("=")[0] in swept]
         # nothing that means something to a shell, to a glob or to `load_dataset`
         name += "".join("-" + re.sub(r"[^\w.+-]+", "_", o.lstrip("+")).strip("_") for o in varying)
+    if config.shard is not None:
+        name += f"-{config.shard.replace('/', '-of-')}"
     return f"outputs/{name}"
 
 
@@ -686,6 +690,22 @@ def _verify(rest: list[str]) -> int:
     verb = "forgotten; the next run makes them again" if arguments.forget and found else "found"
     print(f"{arguments.output}: {len(found)} problems {verb}")
     return PROBLEMS_FOUND if found else 0
+
+
+def _merge(rest: list[str]) -> int:
+    parser = _parser(
+        "merge",
+        "Put the finished videos of several output folders into one, with tables, failures and a page: shards of a job, "
+        "or runs of several machines, made with the same settings. Videos are hard links where both lie on one file "
+        "system, else copies; the sources stay as they are. The same command again adds what was finished since.",
+    )
+    parser.add_argument("outputs", nargs="+", type=_output, metavar="OUTPUT", help="output folders of runs")
+    parser.add_argument("-o", "--out", type=_output, required=True, help="folder to merge into, new or merged before")
+    arguments = parser.parse_args(rest)
+    from svd_batch.console import Console
+    from svd_batch.merge import merge
+
+    return merge(arguments.outputs, arguments.out, Console())
 
 
 def _show(rest: list[str]) -> int:

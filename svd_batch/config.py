@@ -511,6 +511,8 @@ class Config:
 
     manifest: Any = None
     """Parquet manifest: a file, a glob, a folder of Parquet parts or a list of them; none is the bundled pictures."""
+    shard: str | None = None
+    """`3/16`: only the third of 16 parts of the manifest's pictures, for 16 runs with an output each; see `merge`."""
     output: str | None = None
     """Output folder; none is outputs/<manifest's name>, for the bundled pictures outputs/<sweep's name>."""
     seed: int = 42
@@ -568,6 +570,8 @@ class Config:
                 raise UserError("num_seeds: it excludes seeds=[…]; give one or the other")
         if self.output is not None and not self.output.strip():
             raise UserError("output: the empty string is not accepted; give a folder")
+        if self.shard is not None:
+            _check_shard(self.shard)
         if self.manifest is not None:
             self.manifest = _manifest_list(self.manifest)
         self.allowed_hosts = _hosts(self.allowed_hosts)
@@ -612,6 +616,12 @@ class Config:
     def cells(self) -> tuple[SweepCell, ...]:
         """Return the cells of the sweep, before manifest columns fix any."""
         return expand(self.generation.cell(), self.sweep.axes(), self.sweep.cells)
+
+
+def _check_shard(value: str) -> None:
+    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", value)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UserError(f"shard: {value!r} is not accepted; give K/N with K from 1 to N, such as 3/16")
 
 
 def _seed_list(value: Any) -> list[int]:

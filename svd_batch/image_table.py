@@ -81,6 +81,18 @@ class ImageTable(Sequence[ImageRecord]):
         index = _SCHEMA.get_field_index(name)
         return pa.chunked_array([batch.column(index) for batch in self._batches], _SCHEMA.field(index).type)
 
+    def where(self, is_wanted: NDArray[np.bool_]) -> ImageTable:
+        """Return the images for which that is so, in their order."""
+        found = ImageTable()
+        found._fixed, found._fixed_numbers = self._fixed, self._fixed_numbers
+        for start, batch in zip(self._starts, self._batches, strict=True):
+            kept = batch.filter(pa.array(is_wanted[start : start + batch.num_rows]))
+            if kept.num_rows:
+                found._batches.append(kept)
+                found._starts.append(found._num_rows)
+                found._num_rows += kept.num_rows
+        return found
+
     def first_repeated(self) -> tuple[int, int] | None:
         """Return the positions of the first image whose id was there before, and of that one; None where all differ."""
         ids = self.column("image_id").combine_chunks().dictionary_encode()

@@ -12,7 +12,7 @@ from svd_batch.config import CheckImages, Config, ModelConfig, folder_settings, 
 from svd_batch.errors import UserError
 from svd_batch.images import check_readable
 from svd_batch.locations import location
-from svd_batch.manifest import Manifest, bundled_manifest, read_manifest
+from svd_batch.manifest import Manifest, bundled_manifest, read_manifest, shard_of
 from svd_batch.plan import Plan, Request, Seeds, make_plan
 from svd_batch.profiles import check_compile
 from svd_batch.records import ImageRecord
@@ -54,7 +54,7 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
     if folder is not None and not is_elsewhere:  # the same wherever the command and the actors run
         config = replace(config, model=replace(config.model, id=str(folder)))
     revision = _revision(config, store, need_weights=need_weights)
-    manifest = read_manifest(manifest_specs(config), config.access())
+    manifest = _shard(config, read_manifest(manifest_specs(config), config.access()))
     settings = folder_settings(config, revision)
     if store.done_ids():  # a first try that made nothing binds nobody
         check_same_settings(store, settings)
@@ -62,6 +62,16 @@ def prepare(config: Config, *, need_weights: bool = True) -> Job:
     request = Request(config.cells(), Seeds(config.seed, config.num_seeds, listed), pixel_settings(config, revision))
     plan = _plan(config, store, manifest, request)
     return Job(config, store, manifest, revision, plan, ids.fingerprint(settings))
+
+
+def _shard(config: Config, manifest: Manifest) -> Manifest:
+    if config.shard is None:
+        return manifest
+    number, count = map(int, config.shard.split("/"))
+    shard = shard_of(manifest, number, count)
+    if not shard.images:
+        raise UserError(f"shard: {config.shard} has none of the manifest's {len(manifest.images)} pictures; give fewer")
+    return shard
 
 
 def _plan(config: Config, store: Store, manifest: Manifest, request: Request) -> Plan:
@@ -141,6 +151,8 @@ def describe(job: Job) -> str:
     asked = f"{plan.num_images} pictures × {plan.num_cells} cells"
     if (config.num_seeds, config.seeds) != (1, None):
         asked += f" × {len(config.seeds or range(config.num_seeds))} seeds"
+    if config.shard is not None:
+        asked = f"shard {config.shard} of the manifest, {asked}"
     head = f"{asked} = {plan.num_videos} videos with {config.model.name} into {config.output}"
     if plan.num_done == plan.num_videos:
         return f"{head}: {plan.num_done} of {plan.num_videos} done, nothing to do"

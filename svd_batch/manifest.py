@@ -9,11 +9,12 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -53,6 +54,16 @@ class Manifest:
     """Column image_id and every column that is carried through to metadata.parquet, one row an image."""
     renamed: tuple[tuple[str, str], ...]
     """(name in the manifest, name in metadata.parquet) of the columns that would have collided."""
+
+
+def shard_of(manifest: Manifest, number: int, count: int) -> Manifest:
+    """Return a manifest with the pictures of one shard of `count`, the first being 1.
+
+    A picture's id decides where it belongs, so it stays there in a longer manifest.
+    """
+    digests = (hashlib.sha256(i.encode()).digest() for i in manifest.images.column("image_id").to_pylist())
+    is_in = np.fromiter((int.from_bytes(d[:8], "big") % count == number - 1 for d in digests), np.bool_)
+    return replace(manifest, images=manifest.images.where(is_in), carried=manifest.carried.filter(pa.array(is_in)))
 
 
 def manifest_files(specs: Sequence[str]) -> tuple[Path, ...]:

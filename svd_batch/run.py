@@ -380,7 +380,7 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: E
     recover(store)  # Ray starts a killed actor again, and what it was writing lies about
     totals = dataset.compact(store)
     dataset.write_card(store, job.config.model, job.revision, totals.num_videos, totals.num_images)
-    report = _page(store, console)
+    report = write_page(store, console)
     failures = _failures(job)
     failed_images, num_images = len(failures.image_ids), job.plan.num_images
     made = f", {num_asked} asked for now, in {duration(seconds)}" if num_asked else ""
@@ -411,7 +411,7 @@ def finish(job: Job, console: Console, seconds: float, *, num_asked: int, end: E
     return FINISHED
 
 
-def _page(store: Store, console: Console) -> Path | None:
+def write_page(store: Store, console: Console) -> Path | None:
     """Return the written report; None, and a warning, where it can't be made: the videos don't depend on it."""
     from svd_batch.report import write_report
 
