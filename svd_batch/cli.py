@@ -695,8 +695,8 @@ def _verify(rest: list[str]) -> int:
 def _merge(rest: list[str]) -> int:
     parser = _parser(
         "merge",
-        "Put the finished videos of several output folders into one, with tables, failures and a page: shards of a job, "
-        "or runs of several machines, made with the same settings. Videos are hard links where both lie on one file "
+        "Put the finished videos of several output folders into one, with tables, failures and a page: shards of a "
+        "job, or runs of several machines, made with the same settings. Videos are hard links where both lie on one file "
         "system, else copies; the sources stay as they are. The same command again adds what was finished since.",
     )
     parser.add_argument("outputs", nargs="+", type=_output, metavar="OUTPUT", help="output folders of runs")

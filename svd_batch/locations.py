@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from svd_batch.errors import UserError
+from svd_batch.owner import temporary_prefix
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The extra of this package that reads addresses of a kind."""
@@ -161,7 +162,7 @@ def local_copy(path: Path) -> Iterator[Path]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="svdb-copy-") as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
         copy = Path(folder) / path.name
         _fs(path).get_file(_key(path), str(copy))
         yield copy
@@ -173,7 +174,7 @@ def filled(folder: Path) -> Iterator[Path]:
     if not is_remote(folder):
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="svdb-fill-") as text:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as text:
         here = Path(text)
         yield here
         for path in sorted(here.rglob("*")):
