@@ -696,8 +696,8 @@ def _merge(rest: list[str]) -> int:
     parser = _parser(
         "merge",
         "Put the finished videos of several output folders into one, with tables, failures and a page: shards of a "
-        "job, or runs of several machines, made with the same settings. Videos are hard links where both lie on one file "
-        "system, else copies; the sources stay as they are. The same command again adds what was finished since.",
+        "job, or runs of several machines, made with the same settings. Videos are hard links where both lie on one "
+        "file system, else copies; the sources stay as they are. The same command again adds what was finished since.",
     )
     parser.add_argument("outputs", nargs="+", type=_output, metavar="OUTPUT", help="output folders of runs")
     parser.add_argument("-o", "--out", type=_output, required=True, help="folder to merge into, new or merged before")
