@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from svd_batch.stages import _make_engine as REAL_ENGINE  # noqa: N812
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -30,7 +33,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it fo
 PATIENCE_S = 600
 """How long a test waits for another process: far longer than it takes on a busy machine, and below pytest's timeout."""
 
+LONGEST_FIRST = (
+    "test_slurm.py",
+    "test_submit_ray.py",
+    "test_nodes.py",
+    "test_run.py",
+    "test_reproducible.py",
+    "test_refine.py",
+    "test_fit.py",
+    "test_estimate.py",
+    "test_backends.py",
+    "test_object_storage.py",
+    "test_memory.py",
+    "test_ray_metrics.py",
+    "test_bench.py",
+    "test_crashtest.py",
+    "test_checkpoint.py",
+    "test_faults.py",
+    "test_show.py",
+    "test_bad_input.py",
+)
+"""What takes longest begins first, or the last minutes would have one long file and idle cores."""
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+gc.disable()  # while modules are imported: torch and diffusers leave nothing to collect and much to look through
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector look at what the tests make, and not at the modules each time."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +132,22 @@ def tiny_overrides(folder: Path, steps: int = 2) -> list[str]:
     """Return the overrides for a checkpoint that `make_random_checkpoint` wrote in size tiny."""
     shape = ["model.num_frames=3", "model.height=32", "model.width=32"]
     return [f"model.id={folder}", "model.name=tiny", *shape, f"generation.num_inference_steps={steps}"]
+
+
+@pytest.fixture(scope="module")
+def no_torch() -> Iterator[None]:
+    """Runs in this process have the crash test's engine, which takes no time: for what isn't about a model's pixels."""
+    from builders import engine_without_torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svd_batch.stages._make_engine", engine_without_torch)
+        yield
+
+
+@pytest.fixture
+def real_engine(no_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a module with `no_torch`, a test with the engine itself."""
+    monkeypatch.setattr("svd_batch.stages._make_engine", REAL_ENGINE)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """OUTPUT, manifest, pictures and checkpoint in a store, on a real S3 server that breaks as told: tests/s3_server.py.
 
-The runs are processes of their own with the crash test's engine; all that surrounds it is real.
+The engine is the crash test's; all that surrounds it is real. Runs that are killed or on Ray are processes of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from builders import without_torch
-from conftest import PATIENCE_S, tiny_overrides
+from conftest import PATIENCE_S, Cli, tiny_overrides
 from ray_head import free_ports
 
 from svd_batch import lease
@@ -92,8 +92,8 @@ def server(pictures: Path, pets: Path) -> Iterator[Server]:
 class Runs:
     """Calls the command line with OUTPUT at an address of its own."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
-        self.server, self.folder = server, folder
+    def __init__(self, server: Server, folder: Path, cli_here: Cli) -> None:
+        self.server, self.folder, self._cli_here = server, folder, cli_here
         self.address = f"s3://data/{folder.name}"
         self.output = location(self.address)
 
@@ -101,19 +101,23 @@ class Runs:
         """Return the command line."""
         own = [f"output={self.address}", "manifest=s3://data/pets/pets.parquet", *SMALL]
         first = own if verb in ("run", "plan") else [self.address]
-        return [sys.executable, "-m", "svd_batch", verb, *first, *words]
+        return [verb, *first, *words]
 
     def environment(self, video_s: float = 0.01) -> dict[str, str]:
         """Return an environment in which a video takes so long."""
         own = {"TMPDIR": str(self.folder), "AWS_MAX_ATTEMPTS": "4"}
         return {**without_torch(self.folder / "out", video_s), **self.server.environment, **own}
 
-    def __call__(self, *words: str, verb: str = "run", video_s: float = 0.01) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+    def __call__(self, *words: str, verb: str = "run") -> subprocess.CompletedProcess[str]:
+        """Run a command in this process to its end."""
         serial = ["backend=serial"] if verb == "run" and not any(w.startswith("backend") for w in words) else []
+        return self._cli_here(*self.command(*serial, *words, verb=verb))
+
+    def elsewhere(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the job in a process of its own to its end."""
         return subprocess.run(
-            self.command(*serial, *words, verb=verb),
-            env=self.environment(video_s),
+            [sys.executable, "-m", "svd_batch", *self.command(*words)],
+            env=self.environment(),
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -124,7 +128,7 @@ class Runs:
     def begin(self, *words: str, video_s: float) -> subprocess.Popen[str]:
         """Start a run and return when it has committed two videos."""
         process = subprocess.Popen(
-            self.command("backend=serial", *words),
+            [sys.executable, "-m", "svd_batch", *self.command("backend=serial", *words)],
             env=self.environment(video_s),
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
@@ -162,11 +166,13 @@ class Runs:
 
 
 @pytest.fixture
-def runs(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+def runs(
+    server: Server, no_torch: None, cli_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Runs]:
     """Runs with OUTPUT s3://data/NAME, NAME being the test's own; afterwards the server spoils nothing any more."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    yield Runs(server, tmp_path)
+    yield Runs(server, tmp_path, cli_here)
     server.spoil()
 
 
@@ -303,7 +309,7 @@ def test_a_file_that_is_made_though_the_answer_got_lost_is_ours(runs: Runs) -> N
 
 
 def test_an_actor_on_ray_writes_into_the_store(runs: Runs) -> None:
-    done = runs("sweep.motion_bucket_id=[20,240]", "backend=ray", "backend.num_actors=1")
+    done = runs.elsewhere("sweep.motion_bucket_id=[20,240]", "backend.num_actors=1")
     assert done.returncode == 0, done.stderr
     runs.assert_whole(6)
 
