@@ -1,6 +1,6 @@
 """OUTPUT, manifest, pictures and checkpoint in a store, on a real S3 server that breaks as told: tests/s3_server.py.
 
-The engine is the crash test's; all that surrounds it is real. Runs that are killed or on Ray are processes of their own.
+The engine is the crash test's, all else is real. Runs that are killed, or on Ray, are processes of their own.
 """
 
 from __future__ import annotations
