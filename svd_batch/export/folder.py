@@ -87,6 +87,8 @@ class Folder:
 
     def is_inside(self, place: Path) -> bool:
         """Return whether a place is one of the files and folders that a run itself writes."""
+        if self.store.is_remote:  # and the place is this machine's
+            return False
         own = [self.store.internal, self.root / "videos", self.store.metadata, self.store.failures_table]
         return any(place.resolve().is_relative_to(p.resolve()) for p in own) or place.resolve() == self.root.resolve()
 
