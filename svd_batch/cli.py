@@ -393,6 +393,7 @@ def _check_refine(verb: str, config: Config) -> None:
 def _submit(config: Config, overrides: Sequence[str]) -> int:
     """Hand the job to the cluster that its configuration names."""
     from svd_batch.console import Console
+    from svd_batch.submit.settings import SlurmCluster
     from svd_batch.submit.submission import Submission, make_cluster
 
     options = [word for word in overrides if word in SUBMIT_OPTIONS]
@@ -403,7 +404,8 @@ def _submit(config: Config, overrides: Sequence[str]) -> int:
                 "cluster; give '${oc.env:NAME}', and NAME in cluster.env_from"
             )
     _check_refine(config.cluster.verb.value, config)
-    if config.backend.kind.value != "ray":
+    is_one_node = isinstance(config.cluster, SlurmCluster) and config.cluster.nodes == 1
+    if config.backend.kind.value != "ray" and not is_one_node:
         raise UserError(f"backend: {config.backend.kind.value} makes all in one process; a cluster needs backend=ray")
     console = Console()
     output = config.output or default_output(config, overrides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -30,7 +31,42 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it fo
 PATIENCE_S = 600
 """How long a test waits for another process: far longer than it takes on a busy machine, and below pytest's timeout."""
 
+LONGEST_FIRST = (
+    "test_slurm.py",
+    "test_submit_ray.py",
+    "test_nodes.py",
+    "test_run.py",
+    "test_reproducible.py",
+    "test_refine.py",
+    "test_estimate.py",
+    "test_backends.py",
+    "test_memory.py",
+    "test_ray_metrics.py",
+    "test_bench.py",
+    "test_crashtest.py",
+    "test_checkpoint.py",
+    "test_faults.py",
+    "test_show.py",
+    "test_bad_input.py",
+)
+"""What takes longest begins first, or the last minutes would have one long file and idle cores."""
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+gc.disable()  # while modules are imported: torch and diffusers leave nothing to collect and much to look through
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector look at what the tests make, and not at the modules each time."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,8 @@ def test_what_the_job_would_refuse_is_refused_before_it_is_sent(cli_here: Cli) -
     assert refusal(cli_here, *given, "generation.fps=0").startswith("generation.fps: 0 is not accepted")
     assert refusal(cli_here, *given, "refine.best=2").startswith("refine.best: `run` makes the whole grid")
     assert refusal(cli_here, *given, "cluster.verb=refine").startswith("refine.best: none given")
-    assert refusal(cli_here, *given, "backend=serial").startswith("backend: serial makes all in one process")
+    for cluster in (given, ("cluster=slurm", "cluster.nodes=2")):
+        assert refusal(cli_here, *cluster, "backend=serial").startswith("backend: serial makes all in one process")
 
 
 def test_what_on_end_gets_may_not_stand_in_the_jobs_command(cli_here: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
