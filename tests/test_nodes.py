@@ -71,46 +71,36 @@ def keys_by_id(store: Store) -> dict[str, str]:
 def test_nodes_that_die_join_and_leave_cost_what_was_in_the_making_and_nothing_that_was_finished(
     folder: Path, pets: Path
 ) -> None:
+    """One dies and others do its work until one joins; one leaves; another dies and is not replaced."""
     environment = without_torch(folder / "out", video_s=0.4) | {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
     nodes = Nodes(folder, environment)
     try:
         first, second = nodes.add(), nodes.add()
-        num_videos = 3 * 40
-        cells = f"sweep.motion_bucket_id={list(range(10, 50))}".replace(" ", "")
+        num_videos = 3 * 30
+        cells = f"sweep.motion_bucket_id={list(range(10, 40))}".replace(" ", "")
         run = Running(folder, pets, environment, cells, f"backend.address={nodes.address}", "backend.num_gpus=1")
-        run.wait_for(num_videos // 5)
+        run.wait_for(num_videos // 6)
         nodes.kill(second)
-        nodes.add()
+        run.wait_for(num_videos // 3)
+        third = nodes.add()
         run.wait_for(num_videos // 2)
         nodes.drain(first, 20)
-        third = nodes.add()
+        nodes.add()
         run.wait_for(num_videos // 2 + 10)
         nodes.remove(first)
-        assert run.process.wait(PATIENCE_S) == 0, run.printed()
-        assert third is not None
-    finally:
-        nodes.stop()
-    assert_each_once(run, num_videos)
-
-
-def test_a_node_that_dies_and_is_not_replaced_leaves_its_work_to_the_others(folder: Path, pets: Path) -> None:
-    environment = without_torch(folder / "out", video_s=0.3) | {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
-    nodes = Nodes(folder, environment)
-    try:
-        nodes.add()
-        second = nodes.add()
-        cells = f"sweep.motion_bucket_id={list(range(10, 22))}".replace(" ", "")
-        run = Running(folder, pets, environment, cells, f"backend.address={nodes.address}", "backend.num_gpus=1")
-        run.wait_for(12)
-        nodes.kill(second)
+        run.wait_for(num_videos * 3 // 4)
+        nodes.kill(third)
         assert run.process.wait(PATIENCE_S) == 0, run.printed()
     finally:
         nodes.stop()
-    assert_each_once(run, 36)
+    assert_each_once(run, num_videos, num_lost=3)
 
 
-def assert_each_once(run: Running, num_videos: int) -> None:
-    """Fail unless each video is there, was committed once, and was never begun again after that."""
+def assert_each_once(run: Running, num_videos: int, num_lost: int) -> None:
+    """Fail unless each video is there, was committed once, and was never begun again after that.
+
+    Of each lost node's actor what it can have had in the making may have been begun twice.
+    """
     store, diary = Store(run.output), run.events()
     committed = {event.what: event.time for event in diary if event.kind == "commit"}
     assert collections.Counter(event.what for event in diary if event.kind == "commit") == dict.fromkeys(committed, 1)
@@ -120,7 +110,7 @@ def assert_each_once(run: Running, num_videos: int) -> None:
     begun = [event for event in diary if event.kind == "begin"]
     finished = {key: committed[video_id] for video_id, key in keys_by_id(store).items()}
     assert [event.what for event in begun if event.time > finished[event.what]] == []
-    assert len(begun) - num_videos <= 2 * (1 + MAX_WRITING)  # what an actor can have in the making
+    assert len(begun) - num_videos <= num_lost * (1 + MAX_WRITING)
     print(json.dumps({"videos": num_videos, "begun": len(begun), "pauses_s": pauses(diary)}))
 
 

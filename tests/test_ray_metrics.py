@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,7 @@ import pytest
 from builders import without_torch
 from conftest import PATIENCE_S
 from parts import need
-from ray_head import free_ports
+from ray_head import end_all, free_ports
 from test_faults import write_manifest
 
 from svd_batch.ray_metrics import METRICS, STAGES
@@ -60,12 +58,7 @@ def head(environment: dict[str, str]) -> Iterator[tuple[str, str]]:
             time.sleep(0.2)
         yield f"127.0.0.1:{gcs}", f"http://127.0.0.1:{metrics}/metrics"
     finally:
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_all(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -32,7 +32,7 @@ def cluster() -> Iterator[SlurmCluster]:
 class Job:
     """A command line of `submit` for one OUTPUT, with an engine that takes `video_s` for a video.
 
-    Without Ray unless told otherwise: what signals and requeues do to a run is the same, and it starts in a tenth of the time.
+    Without Ray unless told otherwise: signals and requeues do the same to a run, and it starts in a tenth of the time.
     """
 
     def __init__(

@@ -17,10 +17,12 @@ from builders import without_torch
 from conftest import PATIENCE_S, ROOT
 from ray_head import Head, ray_head
 
+from svd_batch import cli as command_line
 from svd_batch.store import Store
 from svd_batch.submit.package import LIMIT_BYTES
 
-Submit = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
+Submit = Callable[..., Done]
 
 NUM_CELLS, NUM_PICTURES = 9, 4
 SWEEP = "+sweep=motion"
@@ -33,27 +35,43 @@ def head() -> Iterator[Head]:
 
 
 @pytest.fixture
-def submit(head: Head, tmp_path: Path) -> Submit:
-    """`svd-batch submit cluster=ray ARGUMENTS` for OUTPUT tmp_path/out, with the millisecond engine in the job."""
+def submit(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Submit:
+    """`svd-batch submit cluster=ray ARGUMENTS` here for OUTPUT tmp_path/out, with the millisecond engine in the job."""
     work = tmp_path / "work"
     work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
 
-    def call(*arguments: str, video_s: float = 0.01, **environment: str) -> subprocess.CompletedProcess[str]:
-        job = without_torch(tmp_path / "out", video_s)
-        job["PYTHONPATH"] = os.pathsep.join([str(ROOT / "scripts/crash/site"), str(ROOT / "scripts")])
-        variables = ", ".join(f"{k}: {json.dumps(job[k])}" for k in ("PYTHONPATH", "SVD_BATCH_CRASH_LAYER"))
-        words = ["submit", "cluster=ray", f"cluster.address={head.address}", f"output={tmp_path / 'out'}"]
-        return subprocess.run(
-            [sys.executable, "-m", "svd_batch", *words, f"cluster.env={{{variables}}}", *arguments],
-            cwd=work,
-            env={**os.environ, "RAY_AUTH_TOKEN": head.token, **environment},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+    def call(*arguments: str, video_s: float = 0.01) -> Done:
+        words = submit_words(head, tmp_path / "out", video_s, *arguments)
+        capfd.readouterr()
+        code = command_line.main(words)
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess(words, code, printed.out, printed.err)
 
     return call
+
+
+def submit_words(head: Head, output: Path, video_s: float, *arguments: str) -> list[str]:
+    """Return the arguments of a submission whose job has the millisecond engine."""
+    job = without_torch(output, video_s)
+    job["PYTHONPATH"] = os.pathsep.join([str(ROOT / "scripts/crash/site"), str(ROOT / "scripts")])
+    variables = ", ".join(f"{k}: {json.dumps(job[k])}" for k in ("PYTHONPATH", "SVD_BATCH_CRASH_LAYER"))
+    words = ["submit", "cluster=ray", f"cluster.address={head.address}", f"output={output}"]
+    return [*words, f"cluster.env={{{variables}}}", *arguments]
+
+
+def submit_alone(head: Head, work: Path, output: Path, *arguments: str, **environment: str) -> Done:
+    """Do the same in a process of its own: Ray's client reads a token once."""
+    return subprocess.run(
+        [sys.executable, "-m", "svd_batch", *submit_words(head, output, 0.01, *arguments)],
+        cwd=work,
+        env={**os.environ, "RAY_AUTH_TOKEN": head.token, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
 
 
 def client_of(head: Head) -> Any:
@@ -67,10 +85,10 @@ def submission_id(result: subprocess.CompletedProcess[str]) -> str:
     return line.split()[1]
 
 
-def test_a_job_is_followed_to_its_end_and_its_secrets_are_written_nowhere(
-    submit: Submit, head: Head, tmp_path: Path
-) -> None:
-    result = submit("cluster.env_from=[SVDB_KEY]", "cluster.metadata={team: video}", SVDB_KEY="abracadabra")
+def test_a_job_is_followed_to_its_end_and_its_secrets_are_written_nowhere(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    options = ["cluster.env_from=[SVDB_KEY]", "cluster.metadata={team: video}"]
+    result = submit_alone(head, tmp_path / "work", tmp_path / "out", *options, SVDB_KEY="abracadabra")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
     assert "4/4 videos" in result.stdout
@@ -92,7 +110,7 @@ def test_a_failing_jobs_exit_code_and_reason_come_back(submit: Submit) -> None:
 
 
 def test_what_is_stopped_goes_on_with_the_next_submission(submit: Submit, head: Head, tmp_path: Path) -> None:
-    first = submit(SWEEP, "--no-wait", video_s=10)
+    first = submit(SWEEP, "--no-wait", video_s=3)
     assert first.returncode == 0, first.stderr
     store = Store(tmp_path / "out")
     deadline = time.monotonic() + PATIENCE_S
@@ -129,8 +147,8 @@ def test_a_job_that_waits_for_its_own_resources_says_so(submit: Submit) -> None:
 
 
 @pytest.mark.parametrize(("token", "found"), [("wrong", "the token found here is not"), ("", "none was found here")])
-def test_a_wrong_token_or_none_is_one_sentence(submit: Submit, tmp_path: Path, token: str, found: str) -> None:
-    result = submit("--status", RAY_AUTH_TOKEN=token, HOME=str(tmp_path))
+def test_a_wrong_token_or_none_is_one_sentence(head: Head, tmp_path: Path, token: str, found: str) -> None:
+    result = submit_alone(head, tmp_path, tmp_path / "out", "--status", RAY_AUTH_TOKEN=token, HOME=str(tmp_path))
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"asks for a token and {found}" in result.stderr
 
