@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ from svd_batch.submit.package import LIMIT_BYTES
 Done = subprocess.CompletedProcess[str]
 Submit = Callable[..., Done]
 
-NUM_CELLS, NUM_PICTURES = 9, 4
-SWEEP = "+sweep=motion"
+SWEEP, NUM_VIDEOS = "+sweep=motion", 36
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def submit_words(head: Head, output: Path, video_s: float, *arguments: str) -> l
     return [*words, f"cluster.env={{{variables}}}", *arguments]
 
 
-def submit_alone(head: Head, work: Path, output: Path, *arguments: str, **environment: str) -> Done:
-    """Do the same in a process of its own: Ray's client reads a token once."""
+def submit_alone(head: Head, work: Path, words: list[str], **environment: str) -> Done:
+    """Submit in a process of its own: Ray's client reads a token once."""
     return subprocess.run(
-        [sys.executable, "-m", "svd_batch", *submit_words(head, output, 0.01, *arguments)],
+        [sys.executable, "-m", "svd_batch", *words],
         cwd=work,
         env={**os.environ, "RAY_AUTH_TOKEN": head.token, **environment},
         capture_output=True,
@@ -85,21 +85,72 @@ def submission_id(result: subprocess.CompletedProcess[str]) -> str:
     return line.split()[1]
 
 
-def test_a_job_is_followed_to_its_end_and_its_secrets_are_written_nowhere(head: Head, tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    options = ["cluster.env_from=[SVDB_KEY]", "cluster.metadata={team: video}"]
-    result = submit_alone(head, tmp_path / "work", tmp_path / "out", *options, SVDB_KEY="abracadabra")
+@dataclass(frozen=True)
+class Story:
+    """A job that was stopped, and the next submission for its OUTPUT, which went on with it to its end."""
+
+    output: Path
+    first: Done
+    again: Done
+    """While the first was running."""
+    status: Done
+    stopped: Done
+    num_kept: int
+    stopped_again: Done
+    last: Done
+
+
+@pytest.fixture(scope="module")
+def story(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    work = tmp_path_factory.mktemp("work")
+    output = tmp_path_factory.mktemp("story") / "out"
+
+    def submit(*arguments: str, video_s: float = 0.01, **environment: str) -> Done:
+        return submit_alone(head, work, submit_words(head, output, video_s, *arguments), **environment)
+
+    first = submit(SWEEP, "--no-wait", video_s=3)
+    assert first.returncode == 0, first.stderr
+    store = Store(output)
+    deadline = time.monotonic() + PATIENCE_S
+    while not store.done_ids() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    again, status, stopped = submit(SWEEP), submit("--status"), submit("--stop")
+    num_kept, stopped_again = len(store.done_ids()), submit("--stop")
+    secret = ("cluster.env_from=[SVDB_KEY]", "cluster.metadata={team: video}")
+    last = submit(SWEEP, *secret, SVDB_KEY="abracadabra")
+    return Story(output, first, again, status, stopped, num_kept, stopped_again, last)
+
+
+def test_a_job_is_followed_to_its_end_and_its_secrets_are_written_nowhere(story: Story, head: Head) -> None:
+    result = story.last
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
-    assert "4/4 videos" in result.stdout
-    assert len(Store(tmp_path / "out").done_ids()) == NUM_PICTURES
+    num_new = NUM_VIDEOS - story.num_kept
+    assert f"{num_new}/{num_new} videos" in result.stdout
     job = client_of(head).get_job_info(submission_id(result))
     assert job.runtime_env["env_vars"]["SVDB_KEY"] == "abracadabra"
-    assert (job.metadata["team"], job.metadata["output"]) == ("video", str(tmp_path / "out"))
-    kept = [p for p in (tmp_path / "out").rglob("*") if p.suffix in (".json", ".yaml", ".md", ".html", ".log")]
+    assert (job.metadata["team"], job.metadata["output"]) == ("video", str(story.output))
+    kept = [p for p in story.output.rglob("*") if p.suffix in (".json", ".yaml", ".md", ".html", ".log")]
     assert kept
     assert not [p for p in kept if "abracadabra" in p.read_text()]
     assert "abracadabra" not in result.stdout + str(job.metadata) + job.entrypoint
+
+
+def test_a_second_submission_is_refused_while_the_first_is_running(story: Story) -> None:
+    assert story.again.returncode == 2
+    assert f"is being made by {submission_id(story.first)}, which is RUNNING" in story.again.stderr
+    assert f"{submission_id(story.first)}: RUNNING" in story.status.stdout
+
+
+def test_what_is_stopped_goes_on_with_the_next_submission(story: Story, head: Head) -> None:
+    stopped = story.stopped
+    assert (stopped.returncode, stopped.stdout.count("STOPPED")) == (0, 1), stopped.stdout + stopped.stderr
+    assert "interrupted: everything finished is kept" in client_of(head).get_job_logs(submission_id(story.first))
+    assert 0 < story.num_kept < NUM_VIDEOS
+    assert story.stopped_again.returncode == 1  # nothing runs any more
+    assert submission_id(story.last) == submission_id(story.first).removesuffix("-1") + "-2"
+    assert f"{story.num_kept} done" in story.last.stdout
+    assert len(Store(story.output).done_ids()) == NUM_VIDEOS
 
 
 def test_a_failing_jobs_exit_code_and_reason_come_back(submit: Submit) -> None:
@@ -107,31 +158,6 @@ def test_a_failing_jobs_exit_code_and_reason_come_back(submit: Submit) -> None:
     assert result.returncode == 2
     assert "error: manifest: no such file: /data/none.parquet; give" in result.stdout
     assert "failed with exit code 2; its last lines above say why" in result.stdout
-
-
-def test_what_is_stopped_goes_on_with_the_next_submission(submit: Submit, head: Head, tmp_path: Path) -> None:
-    first = submit(SWEEP, "--no-wait", video_s=3)
-    assert first.returncode == 0, first.stderr
-    store = Store(tmp_path / "out")
-    deadline = time.monotonic() + PATIENCE_S
-    while not store.done_ids() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    again = submit(SWEEP)
-    assert again.returncode == 2
-    assert f"is being made by {submission_id(first)}, which is RUNNING" in again.stderr
-    assert f"{submission_id(first)}: RUNNING" in submit("--status").stdout
-    stopped = submit("--stop")
-    assert (stopped.returncode, stopped.stdout.count("STOPPED")) == (0, 1), stopped.stdout + stopped.stderr
-    assert "interrupted: everything finished is kept" in client_of(head).get_job_logs(submission_id(first))
-    num_done = len(store.done_ids())
-    assert 0 < num_done < NUM_PICTURES * NUM_CELLS
-    assert submit("--stop").returncode == 1  # nothing runs any more
-
-    last = submit(SWEEP)
-    assert last.returncode == 0, last.stdout + last.stderr
-    assert submission_id(last) == submission_id(first).removesuffix("-1") + "-2"
-    assert f"{num_done} done" in last.stdout
-    assert len(store.done_ids()) == NUM_PICTURES * NUM_CELLS
 
 
 def test_more_gpus_than_there_are_is_waited_for_and_then_refused(submit: Submit) -> None:
@@ -148,7 +174,8 @@ def test_a_job_that_waits_for_its_own_resources_says_so(submit: Submit) -> None:
 
 @pytest.mark.parametrize(("token", "found"), [("wrong", "the token found here is not"), ("", "none was found here")])
 def test_a_wrong_token_or_none_is_one_sentence(head: Head, tmp_path: Path, token: str, found: str) -> None:
-    result = submit_alone(head, tmp_path, tmp_path / "out", "--status", RAY_AUTH_TOKEN=token, HOME=str(tmp_path))
+    words = submit_words(head, tmp_path / "out", 0.01, "--status")
+    result = submit_alone(head, tmp_path, words, RAY_AUTH_TOKEN=token, HOME=str(tmp_path))
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"asks for a token and {found}" in result.stderr
 
