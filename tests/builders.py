@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from svd_batch import dataset, ids
 from svd_batch.config import ModelConfig, VideoConfig
 from svd_batch.records import CELL_FIELDS, FailureRecord, ImageRecord, SweepCell, VideoRecord
+from svd_batch.stages import GenerateSettings
 from svd_batch.store import Store, file_sha256
 from svd_batch.video import suffix, write_video
 
@@ -218,6 +220,16 @@ def without_torch(output: Path, video_s: float) -> dict[str, str]:
     path = [str(scripts / "crash" / "site"), str(scripts), str(scripts.parent), os.environ.get("PYTHONPATH", "")]
     settings = Settings(str(output), str(output.with_suffix(".events")), True, video_s * 1000)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), VARIABLE: settings.to_text()}
+
+
+def engine_without_torch(settings: GenerateSettings) -> Any:
+    """Return such an engine for a run in this process, in place of what `stages._make_engine` returns."""
+    from crash.engine import Engine
+    from crash.settings import VARIABLE, Settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, Settings("", "", True).to_text())
+        return Engine(None, settings.model)
 
 
 def run_python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

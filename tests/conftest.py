@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from svd_batch.stages import _make_engine as REAL_ENGINE  # noqa: N812
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -128,6 +130,22 @@ def tiny_overrides(folder: Path, steps: int = 2) -> list[str]:
     """Return the overrides for a checkpoint that `make_random_checkpoint` wrote in size tiny."""
     shape = ["model.num_frames=3", "model.height=32", "model.width=32"]
     return [f"model.id={folder}", "model.name=tiny", *shape, f"generation.num_inference_steps={steps}"]
+
+
+@pytest.fixture(scope="module")
+def no_torch() -> Iterator[None]:
+    """Runs in this process have the crash test's engine, which takes no time: for what isn't about a model's pixels."""
+    from builders import engine_without_torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svd_batch.stages._make_engine", engine_without_torch)
+        yield
+
+
+@pytest.fixture
+def real_engine(no_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a module with `no_torch`, a test with the engine itself."""
+    monkeypatch.setattr("svd_batch.stages._make_engine", REAL_ENGINE)
 
 
 @pytest.fixture
