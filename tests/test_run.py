@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import run_here, without_torch
-from conftest import PATIENCE_S, tiny_overrides
+from conftest import PATIENCE_S, REAL_ENGINE, tiny_overrides
 from test_secrets import TOKEN, files_with
 
 from svd_batch import cli as command_line
@@ -32,12 +32,14 @@ GRID = ["+sweep=motion", "sweep.motion_bucket_id=[20,240]", "sweep.noise_aug_str
 
 Run = Callable[..., tuple[int, str, str]]
 
+pytestmark = pytest.mark.usefixtures("no_torch")
+
 
 @pytest.fixture
 def run(
     tmp_path: Path, tiny: list[str], pets: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Run:
-    """`svd-batch run` in this process with the tiny checkpoint, the three pictures and the serial backend."""
+    """`svd-batch run` in this process with the three pictures and the serial backend, and without a model."""
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: str, verb: str = "run", manifest: Path = pets) -> tuple[int, str, str]:
@@ -58,7 +60,7 @@ Finished = tuple[Path, str]
 
 
 @pytest.fixture(scope="module")
-def one_cell(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def one_cell(no_torch: None, tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A job of one cell: 3 videos."""
     folder = tmp_path_factory.mktemp("one_cell") / "out"
     return folder, run_here("run", *job(tiny_overrides(tiny_checkpoint), pets), f"output={folder}").out
@@ -66,9 +68,12 @@ def one_cell(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def grid(tiny_checkpoint: Path, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A job over GRID: 12 videos."""
+    """A job over GRID with the engine itself: 12 videos."""
     folder = tmp_path_factory.mktemp("grid") / "out"
-    return folder, run_here("run", *job(tiny_overrides(tiny_checkpoint), pets), *GRID, f"output={folder}").out
+    arguments = [*job(tiny_overrides(tiny_checkpoint), pets), *GRID, f"output={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svd_batch.stages._make_engine", REAL_ENGINE)
+        return folder, run_here("run", *arguments).out
 
 
 @pytest.fixture
@@ -401,7 +406,7 @@ def test_a_second_signal_stops_a_run_on_ray_at_once_and_with_it_all_of_rays_proc
     tmp_path: Path, tiny_checkpoint: Path, pets: Path
 ) -> None:
     command = on_ray_command(tiny_overrides(tiny_checkpoint), pets)
-    slow = without_torch(tmp_path / "out", video_s=10)
+    slow = without_torch(tmp_path / "out", video_s=4)
     process = subprocess.Popen(
         command, cwd=tmp_path, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -445,7 +450,9 @@ def test_run_json_tells_every_run_with_its_command(run: Run, one_cell_copied: Pa
     assert "num_seeds=2" in runs[1]["command"]
 
 
-def test_a_first_try_that_made_nothing_binds_nobody(run: Run, tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_first_try_that_made_nothing_binds_nobody(
+    real_engine: None, run: Run, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path / "mine")
     config = tmp_path / "mine/unet/config.json"
     right = config.read_text()
@@ -492,7 +499,7 @@ def test_a_disk_that_refuses_is_one_sentence(run: Run, tmp_path: Path, monkeypat
     )
 
 
-def test_videos_that_take_too_long_are_failures_that_say_so(run: Run, tmp_path: Path) -> None:
+def test_videos_that_take_too_long_are_failures_that_say_so(real_engine: None, run: Run, tmp_path: Path) -> None:
     code, out, _ = run("item_timeout_s=0.001", "generation.num_inference_steps=40")
     failures = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()
     assert code == 3
@@ -505,10 +512,10 @@ def test_videos_that_take_too_long_are_failures_that_say_so(run: Run, tmp_path: 
 def test_an_interrupted_serial_run_has_every_finished_video_in_its_table(
     tmp_path: Path, tiny_checkpoint: Path, pets: Path
 ) -> None:
-    overrides = tiny_overrides(tiny_checkpoint, 20)
+    overrides, slow = tiny_overrides(tiny_checkpoint), without_torch(tmp_path / "out", video_s=0.2)
     arguments = ["backend=serial", *overrides, f"manifest={pets}", "output=out", "sweep.motion_bucket_id=0:1000:4"]
     command = [sys.executable, "-m", "svd_batch", "run", *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_a_video(process, tmp_path / "out")
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == 130
@@ -534,7 +541,9 @@ def test_the_jobs_of_a_multirun_are_named_by_what_varies_and_leave_nothing_of_hy
     assert {p.name for p in (tmp_path / "outputs").iterdir()} == {"pets-generation.fps_5", "pets-generation.fps_7"}
 
 
-def test_a_run_tells_which_profile_auto_took_and_why_and_its_rows_tell_it_too(run: Run, tmp_path: Path) -> None:
+def test_a_run_tells_which_profile_auto_took_and_why_and_its_rows_tell_it_too(
+    real_engine: None, run: Run, tmp_path: Path
+) -> None:
     code, out, _ = run("memory=auto")
     assert code == 0
     assert out.count("memory=auto took fast: it needs about") == 1

@@ -7,6 +7,7 @@ so nothing that a manifest smuggles in can run. Data travel as JSON in which no 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -40,16 +41,26 @@ SCRIPTS = (
 
 def render(data: Mapping[str, Any], **values: Any) -> str:
     """Return the page; `data` is what its scripts read, `values` what its templates show."""
+    style = _joined(STYLES)
+    script = "(() => {\n" + '"use strict";\n' + _joined(SCRIPTS) + "})();\n"
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            policy=_policy(style, script), style=Markup(style), script=Markup(script), data=script_json(data), **values
+        )
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Return the templates, which are compiled once a process: a page that is watched is made again and again."""
     loader = jinja2.PackageLoader("svd_batch.report", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "duration": duration, "size": size, "moment": moment}
-    style = _joined(STYLES)
-    script = "(() => {\n" + '"use strict";\n' + _joined(SCRIPTS) + "})();\n"
-    return environment.get_template("page.html").render(
-        policy=_policy(style, script), style=Markup(style), script=Markup(script), data=script_json(data), **values
-    )
+    return environment
 
 
 def _joined(names: tuple[str, ...]) -> str:
