@@ -40,6 +40,7 @@ LONGEST_FIRST = (
     "test_run.py",
     "test_reproducible.py",
     "test_refine.py",
+    "test_fit.py",
     "test_estimate.py",
     "test_backends.py",
     "test_memory.py",

@@ -37,13 +37,13 @@ TWO_CELLS = "sweep.motion_bucket_id=[20,240]"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pets: Path) -> SimpleNamespace:
-    """A bench: 2 cells, 2 pictures, 2 rounds; with its folder, its JSON and what it printed."""
+    """A bench: 2 cells, 2 pictures, 2 rounds; with its folder, its JSON, the processes it left and what it printed."""
     folder = tmp_path_factory.mktemp("bench")
     bench = ["bench", "bench.rounds=2", "bench.pictures=2", "bench.json=new/times.json", "backend.torch_threads=1"]
     with contextlib.chdir(folder):
         printed = run_here(*bench, TWO_CELLS, f"manifest={pets}", *tiny_overrides(tiny_checkpoint))
-    document = json.loads((folder / "new/times.json").read_text())
-    return SimpleNamespace(folder=folder, document=document, out=printed.out, err=printed.err)
+    document, left = json.loads((folder / "new/times.json").read_text()), multiprocessing.active_children()
+    return SimpleNamespace(folder=folder, document=document, left=left, out=printed.out, err=printed.err)
 
 
 @pytest.fixture
@@ -120,6 +120,7 @@ def test_the_printed_table_has_the_files_figures_and_nothing_of_the_libraries(
 
 
 def test_the_videos_are_gone_and_the_file_is_all_that_is_left(measured: SimpleNamespace) -> None:
+    assert measured.left == []
     assert [p.name for p in measured.folder.rglob("*") if p.is_file()] == ["times.json"]
 
 
@@ -213,30 +214,24 @@ def test_stock_gets_what_it_has_of_the_memory_settings(settings: GenerateSetting
     assert saving.transformer_blocks[0]._chunk_size == 1
 
 
-def test_a_side_has_a_process_of_its_own_that_ends_with_it(settings: GenerateSettings) -> None:
+def test_a_side_has_a_process_of_its_own_and_what_goes_wrong_there_is_one_sentence(
+    settings: GenerateSettings, unit: WorkUnit
+) -> None:
+    gone = dataclasses.replace(unit, image=make_image("a", source="/nowhere.png"))
     with working("ours", settings, LOAD) as ours:
         assert ours.process.pid not in (None, os.getpid())
         assert ours.process.is_alive()
-    assert not ours.process.is_alive()
+        with pytest.raises(UserError, match=r"^bench: the sweep engine: load: "):
+            ours.ask(gone)
+        ours.process.kill()
+        ours.process.join()
+        with pytest.raises(UserError, match="bench: the sweep engine: its process died, exit code -9"):
+            ours._answer()
 
 
 def test_without_shortcuts_the_pixels_are_stocks_to_the_bit(settings: GenerateSettings, unit: WorkUnit) -> None:
     theirs, ours = (kind(dataclasses.replace(settings, speed=OFF), LOAD).turn(unit) for kind in (StockLoop, Sweep))
     assert all(np.array_equal(a, b) for a, b in zip(theirs.pixels, ours.pixels, strict=True))
-
-
-def test_what_goes_wrong_in_a_side_is_one_sentence(settings: GenerateSettings, unit: WorkUnit) -> None:
-    gone = dataclasses.replace(unit, image=make_image("a", source="/nowhere.png"))
-    with working("ours", settings, LOAD) as ours, pytest.raises(UserError, match=r"^bench: the sweep engine: load: "):
-        ours.ask(gone)
-
-
-def test_a_side_whose_process_dies_is_one_sentence(settings: GenerateSettings, unit: WorkUnit) -> None:
-    with working("stock", settings, LOAD) as stock:
-        stock.process.kill()
-        stock.process.join()
-        with pytest.raises(UserError, match="bench: stock diffusers: its process died, exit code -9"):
-            stock._answer()
 
 
 def test_a_side_that_does_not_load_is_one_sentence_and_leaves_no_process(settings: GenerateSettings) -> None:

@@ -16,11 +16,10 @@ from PIL import Image
 from torch.profiler import profile
 
 from svd_batch.bench import OFF
-from svd_batch.checkpoint import published_configs
 from svd_batch.checkpoint_files import read_configs
 from svd_batch.config import MemoryConfig, SpeedConfig
 from svd_batch.engine import estimate as module
-from svd_batch.engine.estimate import RESIDENT, Estimate, Work, estimate
+from svd_batch.engine.estimate import RESIDENT, Work, estimate
 from svd_batch.engine.memory import apply_speed
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.profiles import PROFILES
@@ -29,10 +28,6 @@ GB, GIB = 10**9, 2**30
 EXACT = SpeedConfig()
 SPLIT = MemoryConfig(split_guidance=True)
 XT = Work(25, 576, 1024, "float16", guided=True, decode_chunk_size=2)
-
-
-def of_xt(memory: MemoryConfig, speed: SpeedConfig = EXACT, **changes: Any) -> Estimate:
-    return estimate(published_configs(), dataclasses.replace(XT, **changes), memory, speed, "cuda")
 
 
 # --- against what is true ---------------------------------------------------------------------------------------
@@ -152,46 +147,6 @@ def test_model_offload_leaves_on_the_gpu_what_the_real_hooks_leave(
     assert list(dict.fromkeys(seen)) == [tuple(sorted(parts)) for parts in RESIDENT.values()]
 
 
-# --- SVD-XT -----------------------------------------------------------------------------------------------------
-
-
-def test_the_published_configs_are_svd_xt_to_the_parameter() -> None:
-    from pocket.architecture import SIZES, build_shapes, count_parameters
-
-    assert parameters(published_configs()) == count_parameters(build_shapes(SIZES["full"]))
-
-
-def test_stock_svd_xt_takes_the_flops_that_were_counted_before() -> None:
-    stock = of_xt(PROFILES["fast"], OFF, decode_chunk_size=8)
-    assert stock.denoise_flops == pytest.approx(160e12, rel=0.01)
-    assert stock.decode_flops == pytest.approx(174e12, rel=0.01)
-    assert stock.flops(25) == pytest.approx(4.17e15, rel=0.01)
-
-
-def test_at_the_guides_chunk_minimal_takes_at_most_6_5_gib_and_low_at_most_8_gb() -> None:
-    assert of_xt(PROFILES["minimal"]).peak_bytes <= 6.5 * GIB
-    assert of_xt(PROFILES["low"]).peak_bytes <= 8 * GB
-
-
-def test_each_profile_takes_less_than_the_one_before_it() -> None:
-    peaks = [of_xt(memory).peak_bytes for memory in PROFILES.values()]
-    assert peaks == sorted(peaks, reverse=True)
-    assert len(set(peaks)) == len(peaks)
-
-
-def test_every_profile_takes_no_more_than_stock_with_all_its_tricks_or_at_its_fastest() -> None:
-    tricks = MemoryConfig(offload=PROFILES["low"].offload, forward_chunking=True)
-    for chunk in (1, 2, 8):
-        assert (
-            of_xt(PROFILES["balanced"], decode_chunk_size=chunk).peak_bytes
-            <= 1.02 * of_xt(PROFILES["fast"], OFF, decode_chunk_size=chunk).peak_bytes
-        )
-        assert (
-            of_xt(PROFILES["low"], decode_chunk_size=chunk).peak_bytes
-            <= of_xt(tricks, OFF, decode_chunk_size=chunk).peak_bytes
-        )
-
-
 # --- what it depends on -------------------------------------------------------------------------------------------
 
 
@@ -212,16 +167,6 @@ def test_without_guidance_a_step_takes_half_of_the_flops(tiny_checkpoint: Path) 
     both = estimate(configs, work, MemoryConfig(), OFF, "cpu").denoise_flops
     one = estimate(configs, dataclasses.replace(work, guided=False), MemoryConfig(), OFF, "cpu").denoise_flops
     assert both == 2 * one
-
-
-def test_slices_that_are_not_traced_are_counted() -> None:
-    """A CPU's slices are so many at SVD-XT's size that two of them stand for the rest."""
-    work = dataclasses.replace(XT, decode_chunk_size=0)
-    whole, sliced = (
-        module._denoise(module._Run(module._key(published_configs()), work, dataclasses.astuple(EXACT), device, True))
-        for device in ("cuda", "cpu")
-    )
-    assert sliced.flops == pytest.approx(whole.flops, rel=1e-3)
 
 
 @pytest.mark.parametrize("chunk", [1, 2])

@@ -18,7 +18,6 @@ from PIL import Image
 
 from svd_batch import cli
 from svd_batch.bench import OFF
-from svd_batch.checkpoint import published_configs
 from svd_batch.cli import conf_dir
 from svd_batch.config import (
     Compile,
@@ -29,13 +28,12 @@ from svd_batch.config import (
     SpeedConfig,
     VideoConfig,
 )
-from svd_batch.engine.fit import Demand, check_fits, choose
 from svd_batch.engine.memory import apply_speed, is_out_of_memory, place, recover, set_activations
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
 from svd_batch.plan import Request, Seeds, heaviest_cell, make_plan
-from svd_batch.profiles import COMPILES, PROFILES, candidates, check_compile, next_profile, profile_name, with_margin
+from svd_batch.profiles import COMPILES, PROFILES, candidates, check_compile, next_profile, profile_name
 from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
 from svd_batch.stages import Generate, GenerateSettings, LoadedUnit
 from svd_batch.store import Store
@@ -183,59 +181,6 @@ def test_a_vae_that_was_left_in_float32_comes_back(tiny_checkpoint: Path) -> Non
 
 
 # --- what fits --------------------------------------------------------------------------------------------------
-
-
-def of_xt(chunk: int = 8, **changes: Any) -> Demand:
-    """Return what SVD-XT asks of a GPU."""
-    model = ModelConfig(id="org/svd_xt", num_frames=25, height=576, width=1024)
-    model.dtype = type(model.dtype)["float16"]
-    return Demand(published_configs(), model, SpeedConfig(), make_cell(decode_chunk_size=chunk, **changes), "cuda")
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_auto_takes_the_fastest_profile_that_fits_and_says_why(name: str) -> None:
-    demand = of_xt(chunk=2)
-    enough = with_margin(demand.peak_bytes(PROFILES[name]))
-    taken, why = choose(demand, enough, "GPU 7")
-    assert taken == PROFILES[name]
-    assert why.startswith(f"memory=auto took {name}: it needs about ")
-    assert "are free on GPU 7" in why
-
-
-def test_auto_takes_no_offload_for_compiled_code() -> None:
-    demand = of_xt(chunk=2)
-    too_little = with_margin(demand.peak_bytes(PROFILES["low"]))
-    with pytest.raises(UserError, match="balanced takes the least"):
-        choose(demand, too_little, "GPU 7", compiled=True)
-
-
-def test_a_chunk_that_fits_no_profile_is_refused_with_the_largest_that_does() -> None:
-    demand = of_xt(chunk=8)
-    fits_five = with_margin(demand.peak_bytes(PROFILES["minimal"], 5))
-    with pytest.raises(UserError, match="the largest decode_chunk_size that fits is 5, and it changes the pixels"):
-        choose(demand, fits_five, "GPU 7")
-
-
-def test_a_size_that_does_not_fit_one_frame_at_a_time_is_refused() -> None:
-    with pytest.raises(UserError, match="not even decode_chunk_size=1 fits; give a smaller model.height"):
-        choose(of_xt(), GIB, "GPU 7")
-
-
-def test_a_named_profile_that_can_not_fit_is_refused_with_one_that_does() -> None:
-    demand = of_xt(chunk=2)
-    with pytest.raises(UserError, match=r"memory=fast: about .* at decode_chunk_size=2.*; memory=low fits as it is"):
-        check_fits(demand, PROFILES["fast"], demand.peak_bytes(PROFILES["low"]), "GPU 7")
-
-
-def test_a_named_profile_that_fits_without_margin_is_tried() -> None:
-    demand = of_xt(chunk=2)
-    check_fits(demand, PROFILES["fast"], demand.peak_bytes(PROFILES["fast"]), "GPU 7")
-
-
-def test_the_bound_that_saves_a_trace_lies_above_the_estimate() -> None:
-    demand = dataclasses.replace(of_xt(chunk=4), device_type="cpu")
-    demand.model.dtype = type(demand.model.dtype)["float32"]
-    assert demand.bound_bytes() > demand.peak_bytes(PROFILES["fast"])
 
 
 def test_the_heaviest_cell_has_the_largest_of_each_field_that_counts() -> None:

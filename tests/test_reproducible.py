@@ -32,7 +32,7 @@ class Runs:
     def __init__(self, folder: Path, checkpoint: Path, manifest: Path) -> None:
         self.folder, self.manifest = folder, manifest
         sweep = ["sweep.motion_bucket_id=[20,240]", "sweep.noise_aug_strength=[0.02,0.3]"]
-        self.job = [*tiny_overrides(checkpoint, steps=10), *sweep, "video=ffv1", "reproducible=true"]
+        self.job = [*tiny_overrides(checkpoint, steps=4), *sweep, "video=ffv1", "reproducible=true"]
 
     def arguments(self, name: str, *overrides: str, manifest: Path | None = None) -> list[str]:
         """Return the arguments of one run into the folder `name`."""
@@ -84,14 +84,14 @@ def alone(runs: Runs) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def three(runs: Runs) -> Finished:
-    """Three actors on Ray, pictures in another order."""
+def two_actors(runs: Runs) -> Finished:
+    """Two actors on Ray, pictures in another order."""
     table = pq.read_table(runs.manifest)
     absolute = [str(runs.manifest.parent / name) for name in table["image_path"].to_pylist()]
     table = table.set_column(0, "image_path", [absolute]).append_column("image_id", [image_ids(runs)])
     shuffled = runs.folder / "shuffled.parquet"
     pq.write_table(table.take([2, 0, 1]), shuffled)
-    return runs.on_ray("three", num_actors=3, manifest=shuffled)
+    return runs.on_ray("two_actors", num_actors=2, manifest=shuffled)
 
 
 def image_ids(runs: Runs) -> list[str]:
@@ -101,10 +101,10 @@ def image_ids(runs: Runs) -> list[str]:
     return [image.image_id for image in read_manifest([str(runs.manifest)]).images]
 
 
-def test_three_actors_and_shuffled_rows_make_the_same_files(runs: Runs, alone: Finished, three: Finished) -> None:
+def test_two_actors_and_shuffled_rows_make_the_same_files(runs: Runs, alone: Finished, two_actors: Finished) -> None:
     assert len(alone) == NUM_VIDEOS
-    assert three == alone
-    assert np.array_equal(runs.frames("three"), runs.frames("alone"))
+    assert two_actors == alone
+    assert np.array_equal(runs.frames("two_actors"), runs.frames("alone"))
 
 
 def test_a_resumed_run_makes_the_same_files(runs: Runs, alone: Finished) -> None:
@@ -118,8 +118,8 @@ def test_a_resumed_run_makes_the_same_files(runs: Runs, alone: Finished) -> None
     assert runs.finished("resumed") == alone
 
 
-def test_threads_and_batch_are_in_the_table(runs: Runs, alone: Finished, three: Finished) -> None:
-    for name in ("alone", "three"):
+def test_threads_and_batch_are_in_the_table(runs: Runs, alone: Finished, two_actors: Finished) -> None:
+    for name in ("alone", "two_actors"):
         assert {(row["torch_threads"], row["batch_size"]) for row in runs.rows(name)} == {(1, 1)}
 
 
