@@ -17,6 +17,8 @@ from svd_batch.records import SweepCell
 
 Job = Callable[..., tuple[int, str, str]]
 
+pytestmark = pytest.mark.usefixtures("no_torch")
+
 CELL_NUMBERS = [field.name for field in dataclasses.fields(SweepCell) if field.type in ("int", "float")]
 NUMBERS = [
     *(f"generation.{name}" for name in CELL_NUMBERS),

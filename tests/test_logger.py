@@ -28,6 +28,8 @@ from svd_batch.records import VideoRecord
 Run = Callable[..., tuple[int, str, str]]
 GRID = ["sweep.motion_bucket_id=[20,240]"]
 
+pytestmark = pytest.mark.usefixtures("no_torch")
+
 
 @pytest.fixture
 def run(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import run_here
+from builders import engine_without_torch, run_here
 
 from svd_batch import cli
 from svd_batch.config import Config
@@ -78,7 +78,10 @@ def test_plan_for_float32_names_this_machines_profiles_and_no_gpu(
     assert "RTX4090" not in said
 
 
-def test_a_finished_job_has_no_outlook(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_job_has_no_outlook(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("svd_batch.stages._make_engine", engine_without_torch)
     words = [*tiny, f"output={tmp_path / 'out'}", "backend=serial", "check_images=none"]
     assert cli.main(["run", *words]) == 0
     capsys.readouterr()

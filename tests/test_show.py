@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from builders import encode, make_output, write_parquet
+from builders import encode, engine_without_torch, make_output, write_parquet
 from conftest import Cli, tiny_overrides
 from PIL import Image
 
@@ -210,8 +210,9 @@ def test_any_text_passes_through_an_override(text: str) -> None:
 
 
 def test_a_picture_of_an_earlier_manifest_of_the_folder_is_found(
-    pictures: Path, tiny_checkpoint: Path, tmp_path: Path
+    pictures: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("svd_batch.stages._make_engine", engine_without_torch)
     manifests = [
         write_parquet(tmp_path / f"{name[0]}.parquet", {"image_path": [str(pictures / name)]})
         for name in ("a.png", "b.jpg", "c.webp")
