@@ -50,6 +50,7 @@ LONGEST_FIRST = (
     "test_crashtest.py",
     "test_checkpoint.py",
     "test_faults.py",
+    "test_outlook.py",
     "test_show.py",
     "test_bad_input.py",
 )

@@ -84,14 +84,14 @@ def alone(runs: Runs) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def two_actors(runs: Runs) -> Finished:
-    """Two actors on Ray, pictures in another order."""
+def three_actors(runs: Runs) -> Finished:
+    """Three actors on Ray, pictures in another order."""
     table = pq.read_table(runs.manifest)
     absolute = [str(runs.manifest.parent / name) for name in table["image_path"].to_pylist()]
     table = table.set_column(0, "image_path", [absolute]).append_column("image_id", [image_ids(runs)])
     shuffled = runs.folder / "shuffled.parquet"
     pq.write_table(table.take([2, 0, 1]), shuffled)
-    return runs.on_ray("two_actors", num_actors=2, manifest=shuffled)
+    return runs.on_ray("three_actors", num_actors=3, manifest=shuffled)
 
 
 def image_ids(runs: Runs) -> list[str]:
@@ -101,10 +101,10 @@ def image_ids(runs: Runs) -> list[str]:
     return [image.image_id for image in read_manifest([str(runs.manifest)]).images]
 
 
-def test_two_actors_and_shuffled_rows_make_the_same_files(runs: Runs, alone: Finished, two_actors: Finished) -> None:
+def test_three_actors_and_shuffled_rows_make_the_same_files(runs: Runs, alone: Finished, three_actors: Finished) -> None:
     assert len(alone) == NUM_VIDEOS
-    assert two_actors == alone
-    assert np.array_equal(runs.frames("two_actors"), runs.frames("alone"))
+    assert three_actors == alone
+    assert np.array_equal(runs.frames("three_actors"), runs.frames("alone"))
 
 
 def test_a_resumed_run_makes_the_same_files(runs: Runs, alone: Finished) -> None:
@@ -118,8 +118,8 @@ def test_a_resumed_run_makes_the_same_files(runs: Runs, alone: Finished) -> None
     assert runs.finished("resumed") == alone
 
 
-def test_threads_and_batch_are_in_the_table(runs: Runs, alone: Finished, two_actors: Finished) -> None:
-    for name in ("alone", "two_actors"):
+def test_threads_and_batch_are_in_the_table(runs: Runs, alone: Finished, three_actors: Finished) -> None:
+    for name in ("alone", "three_actors"):
         assert {(row["torch_threads"], row["batch_size"]) for row in runs.rows(name)} == {(1, 1)}
 
 
