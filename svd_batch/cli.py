@@ -10,8 +10,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -318,7 +318,6 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=temporary_prefix()))
                 stack.enter_context(at_once(partial(shutil.rmtree, folder, ignore_errors=True)))
                 sys.argv = [*argv, f"hydra.sweep.dir={folder}"]
-            stack.enter_context(_composed_once(sys.argv))
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except ValueError as error:  # `task` raises nothing, so this is Hydra's own, of options that don't go together
         raise _one_sentence(error if isinstance(error, UserError) else HydraException(str(error))) from None
@@ -326,23 +325,6 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
         raise _one_sentence(error) from None
     finally:
         sys.argv = before
-
-
-@contextmanager
-def _composed_once(argv: Sequence[str]) -> Iterator[None]:
-    """Spare each command a quarter of a second: Hydra composes once more to see whether `hydra.mode` is a multirun's.
-
-    Told nothing, it goes by --multirun, which is right unless the arguments bring settings of Hydra's own.
-    """
-    from hydra._internal.hydra import Hydra
-
-    get_mode = Hydra.get_mode
-    if not any(word.lstrip("+~").startswith(("hydra", "--config", "-cd", "-cp", "-cn")) for word in argv[1:]):
-        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def store_schemas() -> None:

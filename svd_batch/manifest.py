@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from svd_batch import ids
 from svd_batch.access import ACCESS, Access, resolve, short, shown
-from svd_batch.errors import ItemError, UserError
+from svd_batch.errors import ItemError, UserError, store_error
 from svd_batch.image_table import ImageTable
 from svd_batch.images import FORMATS, SUFFIXES, one_line, open_image, read_bytes
 from svd_batch.locations import globbed, is_remote, location
@@ -150,7 +150,9 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file.open("rb") if is_remote(file) else file)
     except _PARQUET_ERRORS as error:
-        raise UserError(f"manifest: {file} is not a readable Parquet file: {one_line(error)}") from None
+        raise store_error(error) or UserError(
+            f"manifest: {file} is not a readable Parquet file: {one_line(error)}"
+        ) from None
 
 
 def _consumed(columns: Sequence[str]) -> set[str]:
@@ -252,7 +254,9 @@ def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
             yield row, batch
             row += batch.num_rows
     except _PARQUET_ERRORS as error:
-        raise UserError(f"manifest {file.name}: can't be read past row {row}: {one_line(error)}") from None
+        raise store_error(error) or UserError(
+            f"manifest {file.name}: can't be read past row {row}: {one_line(error)}"
+        ) from None
 
 
 def _batch_records(file: Path, first_row: int, batch: pa.RecordBatch, access: Access | None) -> list[ImageRecord]:

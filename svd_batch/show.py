@@ -21,7 +21,7 @@ from PIL import Image
 from svd_batch import checkpoint
 from svd_batch.access import shown as without_secrets
 from svd_batch.config import ModelConfig
-from svd_batch.errors import ItemError, UserError
+from svd_batch.errors import ItemError, UserError, store_error
 from svd_batch.images import one_line, open_image, read_bytes
 from svd_batch.locations import readable
 from svd_batch.manifest import read_manifest
@@ -108,8 +108,9 @@ def row(shown: Shown) -> dict[str, Any]:
         try:
             with readable(shown.store.metadata) as source:
                 rows = pq.read_table(source, filters=[("video_id", "==", shown.record.video_id)]).to_pylist()
-        except (pa.ArrowException, OSError):
-            raise UserError(f"show: {shown.store.metadata} is damaged; the same run command writes it anew") from None
+        except (pa.ArrowException, OSError) as error:
+            damaged = UserError(f"show: {shown.store.metadata} is damaged; the same run command writes it anew")
+            raise store_error(error) or damaged from None
         values = {**(rows[0] if rows else {}), **values}
     return values
 

@@ -13,7 +13,7 @@ from conftest import ROOT, Cli
 from svd_batch import cli as command_line
 
 VERBS = ["run", "refine", "plan", "bench", "submit"]
-VERBS += ["manifest", "report", "score", "recommend", "export", "verify", "show"]
+VERBS += ["manifest", "report", "score", "recommend", "export", "verify", "merge", "show"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -44,7 +44,7 @@ def test_no_argument_shows_the_overview_and_is_a_usage_error(cli_here: Cli) -> N
 
 def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["rnu"]) == 2
-    known = "run, refine, plan, bench, submit, manifest, status, report, score, recommend, export, verify, show"
+    known = "run, refine, plan, bench, submit, manifest, status, report, score, recommend, export, verify, merge, show"
     assert capsys.readouterr().err == f"error: unknown verb 'rnu'; the verbs are {known}\n"
 
 

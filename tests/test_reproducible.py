@@ -101,7 +101,9 @@ def image_ids(runs: Runs) -> list[str]:
     return [image.image_id for image in read_manifest([str(runs.manifest)]).images]
 
 
-def test_three_actors_and_shuffled_rows_make_the_same_files(runs: Runs, alone: Finished, three_actors: Finished) -> None:
+def test_three_actors_and_shuffled_rows_make_the_same_files(
+    runs: Runs, alone: Finished, three_actors: Finished
+) -> None:
     assert len(alone) == NUM_VIDEOS
     assert three_actors == alone
     assert np.array_equal(runs.frames("three_actors"), runs.frames("alone"))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from svd_batch.analysis.names import METRIC_NAMES
-from svd_batch.errors import UserError
+from svd_batch.errors import UserError, store_error
 from svd_batch.records import CELL_FIELDS, EXACT, SweepCell
 from svd_batch.sweep import CHOICES
 
@@ -93,8 +93,9 @@ def _read(root: Path) -> pa.Table:
     try:
         with path.open("rb") as file:
             table = pq.read_table(file)
-    except (pa.ArrowException, OSError):
-        raise UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew") from None
+    except (pa.ArrowException, OSError) as error:
+        damaged = UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew")
+        raise store_error(error) or damaged from None
     lacking = [name for name in ("video_id", "image_id", *CELL_FIELDS) if name not in {*table.column_names, *EXACT}]
     if lacking:
         raise UserError(f"OUTPUT: {path} has no column {lacking[0]}; give the output folder of a run")

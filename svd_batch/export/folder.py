@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from svd_batch.errors import UserError
+from svd_batch.errors import UserError, store_error
 from svd_batch.export.values import plain
 from svd_batch.locations import readable
 from svd_batch.records import CELL_FIELDS, SCORE_COLUMNS, VideoRecord
@@ -140,8 +140,9 @@ def read_folder(root: Path) -> Folder:
 def _read(path: Path) -> pa.Table:
     try:
         return read_table(path)
-    except (pa.ArrowException, OSError):
-        raise UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew") from None
+    except (pa.ArrowException, OSError) as error:
+        damaged = UserError(f"OUTPUT: {path} is damaged; the same run command writes it anew")
+        raise store_error(error) or damaged from None
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
