@@ -13,7 +13,7 @@ from conftest import ROOT, Cli
 from svd_batch import cli as command_line
 
 VERBS = ["run", "refine", "plan", "bench", "submit"]
-VERBS += ["manifest", "report", "score", "recommend", "export", "verify", "merge", "show"]
+VERBS += ["manifest", "status", "report", "score", "recommend", "export", "verify", "merge", "show"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
