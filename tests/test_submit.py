@@ -364,3 +364,9 @@ def test_the_address_given_wins_over_rays_variables(monkeypatch: pytest.MonkeyPa
     with server(b'{"ray_version": "2.60.0"}') as address:
         assert job_server.connect(address, print).get_address() == address
     assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:1"
+
+
+def test_what_reads_stores_is_pinned_for_the_cluster_where_it_is_installed_here() -> None:
+    names = {line.partition("==")[0] for line in pinned("svd_batch")}
+    assert {"s3fs", "universal-pathlib"} <= names
+    assert "gcsfs" not in names

@@ -13,15 +13,21 @@ _CLUSTERS_OWN = {"ray", "pip", "setuptools"}
 """What a job must take as the cluster has it, with what it needs: two versions of Ray don't talk to each other."""
 
 
+_STORES = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs"}
+"""Extras that a job may need, and the package that tells whether they are installed here."""
+
+
 def pinned(name: str) -> list[str]:
     """Return `package==version` for all that a distribution needs, directly or not, sorted.
+
+    With those of its extras for object stores that are installed here.
 
     A local version such as 2.13.0+cpu loses its end, since the cluster's machines have other devices.
 
     Raises: UserError where the distribution isn't installed, as in a bare copy of the sources.
     """
     try:
-        todo = _requirements(name, frozenset())
+        todo = _requirements(name, frozenset(extra for extra, package in _STORES.items() if _is_installed(package)))
     except PackageNotFoundError:
         raise UserError(
             f"cluster.install: {name} is not installed here, so its versions aren't known; pip install it, or give an "
@@ -42,6 +48,14 @@ def pinned(name: str) -> list[str]:
             continue
         versions[key[0]] = version.partition("+")[0]
     return [f"{package}=={version}" for package, version in sorted(versions.items())]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _requirements(name: str, extras: frozenset[str]) -> list[Requirement]:
