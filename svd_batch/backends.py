@@ -27,7 +27,7 @@ from svd_batch import checkpoint
 from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
-from svd_batch.errors import ProcessError, SvdBatchError, UserError, is_storage, store_error
+from svd_batch.errors import ProcessError, SvdBatchError, UserError, causes, is_storage, store_error
 from svd_batch.locations import location, read_range
 from svd_batch.owner import is_left_behind, temporary_prefix
 from svd_batch.place import Place
@@ -321,8 +321,9 @@ class RayBackend:
     def _prepare_nodes(self, generate: GenerateSettings) -> None:
         """Fetch the checkpoint once on every node of a joined cluster, before its actors start."""
         model = generate.model
-        is_shared = not checkpoint.is_address(model.id) and checkpoint.local_folder(model) is not None
-        if self.config.address is None or is_shared:
+        if self.config.address is None:
+            return
+        if not checkpoint.is_address(model.id) and checkpoint.local_folder(model) is not None:
             return
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -508,15 +509,13 @@ def _fetch_checkpoint(model: Any) -> None:
 
 def _plain_error(error: BaseException) -> Exception:
     """Return our own error where one is at the bottom of Ray's, else Ray's with its first line."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         original = getattr(cause, "cause", None)
         for candidate in (original, cause):
             if isinstance(candidate, SvdBatchError):
                 return candidate
             if isinstance(candidate, Exception) and is_storage(candidate):
                 return store_error(candidate) or candidate
-        cause = cause.__cause__
     text = str(error)
     for line in reversed(text.splitlines()):
         if "UserError: " in line:

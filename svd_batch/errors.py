@@ -14,6 +14,7 @@ Everything else that escapes is a defect of ours and keeps its traceback.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 STORAGE_ERRNOS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -84,6 +85,16 @@ def condemns(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _STICKING)
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, and so on; each once, as an error may have been raised from itself."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__
+
+
 def store_error(error: BaseException) -> StoreError | None:
     """Return what an object store's answer means as a sentence, None for an error of another kind.
 
@@ -91,9 +102,7 @@ def store_error(error: BaseException) -> StoreError | None:
     """
     if isinstance(error, StoreError):
         return error
-    cause: BaseException | None = error
-    while cause is not None and type(cause).__module__.partition(".")[0] not in _STORES:
-        cause = cause.__cause__
+    cause = next((e for e in causes(error) if type(e).__module__.partition(".")[0] in _STORES), None)
     if cause is None:
         return None
     text = " ".join(str(error).split()).rstrip(".")

@@ -40,11 +40,11 @@ def _remote(text: str, kind: str) -> Path:
     try:
         from upath import UPath
 
-        path = UPath(text.rstrip("/"), use_listings_cache=False, skip_instance_cache=False)
+        path = UPath(text.rstrip("/"), use_listings_cache=False)
         path.fs  # noqa: B018  (imports what reads such addresses)
     except ImportError:
         extra = EXTRAS.get(kind)
-        how = f"install svd-batch[{extra}]" if extra else "install the fsspec package that reads it"
+        how = f"pip install 'svd_batch[{extra}]'" if extra else "install the fsspec package that reads it"
         raise UserError(f"{text}: no package here reads {kind}:// addresses; {how}") from None
     except ValueError as error:
         raise UserError(f"{text}: {error}; give a path, or an address such as s3://bucket/folder") from None
@@ -67,6 +67,17 @@ def scratch(path: Path) -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder} is not this user's own folder; remove it, or set TMPDIR")
     return folder
+
+
+def has_bucket(path: Path) -> bool:
+    """Return whether the bucket of a store's path is there, by listing what is at the path, or else the bucket."""
+    if children(path):
+        return True
+    try:
+        _fs(path).ls(_key(path).partition("/")[0])
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def put(local: Path, path: Path) -> None:

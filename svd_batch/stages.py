@@ -500,6 +500,8 @@ class Committer:
         except Exception as error:  # the per-item boundary
             refusal = self.store.refusal(error)
             temporary.unlink(missing_ok=True)
+            if refusal is error:
+                raise
             if refusal is not None:
                 raise refusal from error
             if condemns(error):

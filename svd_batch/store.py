@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from svd_batch import parts
 from svd_batch.errors import STORAGE_ERRNOS, UserError, store_error
 from svd_batch.id_set import IdSet, is_packable
-from svd_batch.locations import files_below, is_remote, put, read_bytes, readable, remove, scratch
+from svd_batch.locations import files_below, has_bucket, is_remote, put, read_bytes, readable, remove, scratch
 from svd_batch.owner import Owner, this_process
 from svd_batch.record_table import to_records, to_table
 from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
@@ -95,22 +95,12 @@ class Store:
             raise UserError(f"output: {self.root} is not empty and was not made by svd_batch; give a new folder")
 
     def _check_bucket(self) -> None:
-        fs: Any = getattr(self.root, "fs")  # noqa: B009  (a path of a store has it)
-        bucket = str(getattr(self.root, "path")).partition("/")[0]  # noqa: B009
         try:
-            next(iter(self.root.iterdir()), None)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
+            is_there = has_bucket(self.root)
         except Exception as error:
             raise store_error(error) or error from None
-        else:
-            return
-        try:
-            fs.ls(bucket)
-        except FileNotFoundError:
-            raise UserError(f"output: {self.root}: there is no bucket {bucket}; make it, or give another") from None
-        except Exception as error:
-            raise store_error(error) or error from None
+        if not is_there:
+            raise UserError(f"output: {self.root}: there is no such bucket; make it, or give another")
 
     def check_no_link(self, path: Path) -> None:
         """Raise UserError when a folder between OUTPUT and `path` is a symlink: nothing is written outside OUTPUT."""

@@ -35,26 +35,26 @@ PATIENCE_S = 600
 
 LONGEST_FIRST = (
     "test_slurm.py",
-    "test_submit_ray.py",
-    "test_nodes.py",
-    "test_run.py",
-    "test_reproducible.py",
     "test_refine.py",
+    "test_submit_ray.py",
     "test_fit.py",
+    "test_run.py",
+    "test_nodes.py",
     "test_estimate.py",
+    "test_reproducible.py",
+    "test_memory.py",
     "test_backends.py",
     "test_object_storage.py",
-    "test_memory.py",
-    "test_ray_metrics.py",
     "test_bench.py",
-    "test_crashtest.py",
+    "test_ray_metrics.py",
     "test_checkpoint.py",
-    "test_faults.py",
+    "test_crashtest.py",
     "test_outlook.py",
+    "test_faults.py",
     "test_show.py",
     "test_bad_input.py",
 )
-"""What takes longest begins first, or the last minutes would have one long file and idle cores."""
+"""What takes longest begins first, or the end would have one long file and idle cores; starts of Ray take turns."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

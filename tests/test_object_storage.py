@@ -337,7 +337,7 @@ def test_a_checkpoint_in_a_store_is_fetched_once_and_its_address_is_in_the_table
 def test_what_is_not_there_is_told_in_a_sentence(runs: Runs) -> None:
     nowhere = runs("output=s3://no-such-bucket/out")
     assert nowhere.returncode == 2
-    assert "there is no bucket no-such-bucket" in nowhere.stderr
+    assert "s3://no-such-bucket/out: there is no such bucket" in nowhere.stderr
     missing = runs("manifest=s3://data/none.parquet")
     assert missing.returncode == 2
     assert "no such file: s3://data/none.parquet" in missing.stderr

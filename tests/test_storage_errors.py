@@ -17,6 +17,7 @@ from builders import make_cell, make_frames, make_image, make_output, make_recor
 from svd_batch import cli, run, stages, store, video
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.engine.generated import EngineInfo, Generated
+from svd_batch.errors import is_storage, store_error
 from svd_batch.owner import machine, temporary_prefix
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.report.posters import make_posters
@@ -155,3 +156,10 @@ def test_half_a_poster_lies_where_it_is_tidied_up(tmp_path: Path, monkeypatch: p
     assert make_posters(store, [name]) == [False]
     assert [p for p in (store.internal / "posters").rglob("*") if p.is_file()] == []
     assert all(owner_of(path) for path in store.temporary_dir.iterdir())
+
+
+def test_an_error_that_was_raised_from_itself_is_looked_through_once() -> None:
+    error = OSError(errno.ENOSPC, "full")
+    error.__cause__ = error
+    assert store_error(error) is None
+    assert is_storage(error)
