@@ -38,9 +38,17 @@ class AttemptLog:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.folder = store.attempts_dir
+        self._there: set[str] | None = None
+        """Videos with a file, where `look` has found out; then no file is asked for that isn't there."""
+
+    def look(self) -> None:
+        """Find out which videos there are attempts at: for who alone makes the videos that it asks about next."""
+        self._there = set(self._ids())
 
     def of(self, video_id: str) -> Attempts:
         """Return the attempts at a video; a file that was cut off counts as one."""
+        if self._there is not None and video_id not in self._there:
+            return Attempts()
         try:
             return Attempts(**json.loads(read_bytes(self._path(video_id))))
         except FileNotFoundError:
@@ -65,6 +73,8 @@ class AttemptLog:
         path = self._path(video_id)
         self.store.check_no_link(path)
         remove(path)
+        if self._there is not None:
+            self._there.discard(video_id)
 
     def in_the_making(self) -> dict[str, float]:
         """Return when each video was begun that has no end yet, in seconds since 1970 by the file system's clock."""
@@ -106,6 +116,8 @@ class AttemptLog:
         ):  # a folder of an earlier version
             self.folder.mkdir(exist_ok=True)
         path.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
+        if self._there is not None:
+            self._there.add(video_id)
 
 
 @contextmanager

@@ -209,6 +209,7 @@ class Generate:
         try:
             if self._end is not None:
                 raise self._end
+            self.attempts.look()
             missing = self._to_make(loaded, futures)
             suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
             for batch in self._batches([planned for planned in missing if planned not in suspects]):
@@ -253,10 +254,9 @@ class Generate:
         return missing
 
     def _known(self, planned: PlannedVideo) -> VideoRecord | None:
-        """Return the record of a committed video; parts are asked only where its file is there: in a retried unit."""
-        known = self.store.read_single(planned.video_id)
+        """Return the record of a committed video, None where its file isn't there, as in all units but retried ones."""
         path = self.store.root / ids.video_path(planned.video_id, video.suffix(self.settings.video.codec))
-        return self.store.read_record(planned.video_id) if known is None and path.is_file() else known
+        return self.store.read_record(planned.video_id) if path.is_file() else None
 
     def _batches(self, videos: Sequence[PlannedVideo]) -> Iterator[list[PlannedVideo]]:
         """Yield the videos in batches, in plan order where they can all share one; the engine chooses the size."""
