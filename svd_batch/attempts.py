@@ -111,9 +111,8 @@ class AttemptLog:
     def _write(self, video_id: str, attempts: Attempts) -> None:
         path = self._path(video_id)
         self.store.check_no_link(path)
-        if (
-            not self.store.is_remote and not self.folder.is_dir() and self.store.temporary_dir.is_dir()
-        ):  # a folder of an earlier version
+        is_lacking = not self.store.is_remote and not self.folder.is_dir()
+        if is_lacking and self.store.temporary_dir.is_dir():  # a folder of an earlier version
             self.folder.mkdir(exist_ok=True)
         path.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
         if self._there is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from svd_batch.console import Console
 from svd_batch.lease import Lease, take
-from svd_batch.locations import children, read_bytes, remove
+from svd_batch.locations import children, is_remote, read_bytes, remove
 from svd_batch.owner import is_alive
 from svd_batch.records import VideoRecord, from_dict
 from svd_batch.store import Store, file_sha256, owner_of
@@ -100,7 +100,8 @@ def _is_left_behind(path: Path, now: float) -> bool:
     """Return whether a file's maker is dead, or on another machine and long silent."""
     alive = _maker_lives(path)
     try:
-        return alive is False or (alive is None and now - path.stat().st_mtime > FOREIGN_S)
+        found = path.stat() if is_remote(path) else path.lstat()  # a link may lead nowhere
+        return alive is False or (alive is None and now - found.st_mtime > FOREIGN_S)
     except FileNotFoundError:  # its maker has just moved it
         return False
 
