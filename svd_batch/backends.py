@@ -28,12 +28,14 @@ from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
 from svd_batch.errors import ProcessError, SvdBatchError, UserError, causes, is_storage, store_error
+from svd_batch.load import LoadedUnit, load_image
 from svd_batch.locations import location, read_range
 from svd_batch.owner import is_left_behind, temporary_prefix
 from svd_batch.place import Place
 from svd_batch.ray_metrics import RunMetrics
 from svd_batch.records import (
     FailureRecord,
+    Result,
     VideoRecord,
     WorkUnit,
     from_dict,
@@ -41,7 +43,8 @@ from svd_batch.records import (
     unit_from_json,
     unit_to_json,
 )
-from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result, load_image
+from svd_batch.settings import GenerateSettings
+from svd_batch.stages import Generate
 from svd_batch.stopping import leave_behind, take_again
 from svd_batch.store import Store
 

@@ -183,6 +183,10 @@ class FailureRecord:
         return self.video_id or self.image_id
 
 
+Result = VideoRecord | FailureRecord
+"""What becomes of a planned video, or of a picture that has none."""
+
+
 def to_json(record: Any) -> str:
     """Return a record (nested ones too) as one line of JSON with sorted keys."""
     return json.dumps(record, default=vars, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -32,10 +32,10 @@ from svd_batch.logger import RunLog
 from svd_batch.metrics import METRICS
 from svd_batch.parts import PART_ROWS
 from svd_batch.plan import heaviest_cell, split_units
-from svd_batch.records import FailureRecord, VideoRecord
+from svd_batch.records import FailureRecord, Result, VideoRecord
 from svd_batch.recover import recover, writing
 from svd_batch.room import check_room
-from svd_batch.stages import GenerateSettings, Result
+from svd_batch.settings import GenerateSettings
 from svd_batch.stopping import INTERRUPTED, at_once, interruptible
 from svd_batch.store import Store
 

@@ -1,107 +1,38 @@
-"""The two stages of the job, typed lists in and typed lists out. Knows no backend.
-
-load_image: a picture to pixels, on any CPU. Generate: pixels to measured and committed videos, one engine each.
-"""
+"""The second stage: a picture to measured and committed videos, with an engine of its own. Knows no backend."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import platform
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-import svd_batch
 from svd_batch import checkpoint, ids, video
-from svd_batch.access import ACCESS, Access
-from svd_batch.attempts import MAX_ATTEMPTS, AttemptLog, Attempts
-from svd_batch.config import Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
+from svd_batch.attempts import MAX_ATTEMPTS, Attempts
+from svd_batch.committer import Committer, Embedded
 from svd_batch.errors import ItemError, ProcessError, StoppingError, condemns
-from svd_batch.images import fit_image, one_line, open_image, read_bytes
+from svd_batch.images import one_line
+from svd_batch.load import LoadedUnit, failure_of, now
 from svd_batch.locations import location
-from svd_batch.metrics import METRICS, Clip, Embeddings, measure, use_one_thread
-from svd_batch.place import Place
-from svd_batch.quality import approximations, quality_of
-from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
-from svd_batch.store import Store, file_sha256, flush
+from svd_batch.metrics import METRICS, Embeddings, use_one_thread
+from svd_batch.records import FailureRecord, PlannedVideo, Result, VideoRecord
+from svd_batch.settings import GenerateSettings
+from svd_batch.store import Store
 
 if TYPE_CHECKING:
-    from svd_batch.engine.generated import EngineInfo, Generated
+    from svd_batch.engine.generated import Generated
     from svd_batch.engine.pipeline import Engine
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class LoadedUnit:
-    """A unit with its picture at the model's size, or with the reason why there is none."""
-
-    unit: WorkUnit
-    picture: NDArray[np.uint8] | None
-    """(H, W, 3)."""
-    sha256: str
-    load_s: float
-    error: FailureRecord | None = None
-
-
-@dataclass(frozen=True)
-class GenerateSettings:
-    """All that a Generate stage needs; small, so that it travels to actors as it is."""
-
-    output: str
-    model: ModelConfig
-    """With the hub's commit as its revision, so that a node which has the files asks the hub nothing."""
-    model_revision: str
-    memory: MemoryConfig
-    video: VideoConfig
-    fingerprint: str
-    speed: SpeedConfig = field(default_factory=SpeedConfig)
-    torch_threads: int | None = None
-    reproducible: bool = False
-    num_videos: int | None = None
-    """What each stage has to make, roughly: compiling must be won back."""
-    heaviest: SweepCell | None = None
-    """The cell that takes the most memory of all that are planned."""
-    memory_share: float = 1.0
-    """How much of the device's free memory is for this stage, where several share it."""
-    place: Place | None = None
-    """What the actor that holds this stage asks of its node: it settles threads and memory_share there."""
-    metrics: tuple[str, ...] = ()
-    """What to measure of each video before it is encoded."""
-    item_timeout_s: float | None = None
-    """Seconds that a video may take to generate."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A video whose file is checked and not yet durable."""
-
-    temporary: Path
-    record: VideoRecord
-    """Less the time of the commit."""
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What CLIP said of a video, if it was asked, and how long it took."""
-
-    embeddings: Embeddings | None
-    seconds: float
-
-
-Result = VideoRecord | FailureRecord
 
 MAX_WRITING = 4
 """Videos that may wait to be written while others are denoised."""
@@ -109,44 +40,8 @@ MAX_WRITING = 4
 MAX_COMMITTING = 8
 """Encoded videos that are flushed at the same time: a disk takes hardly longer for several than for one."""
 
-ENCODER_PAUSE_S = 3.0
-"""How long until an encoder that failed is started once more: who ends a job signals it and all else, perhaps twice."""
-
 PATIENCE_S = 10.0
 """How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""
-
-
-def load_image(unit: WorkUnit, height: int, width: int, fit: Fit, access: Access = ACCESS) -> LoadedUnit:
-    """Return the unit with its picture; any failure to load becomes a FailureRecord."""
-    start = time.perf_counter()
-    try:
-        data = read_bytes(unit.image, access)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if unit.image.sha256 and unit.image.sha256.lower() != sha256:
-            raise ItemError(f"the picture has changed: its sha256 was {unit.image.sha256[:16]}…, is {sha256[:16]}…")
-        picture = fit_image(open_image(data, access.max_pixels), height, width, fit)
-    except Exception as error:  # the per-item boundary: whatever a picture does, the run goes on
-        failure = _failure(unit, None, "load", error)
-        return LoadedUnit(unit, None, "", time.perf_counter() - start, failure)
-    return LoadedUnit(unit, picture, sha256, time.perf_counter() - start)
-
-
-def _failure(unit: WorkUnit, planned: PlannedVideo | None, stage: str, error: BaseException) -> FailureRecord:
-    return FailureRecord(
-        image_id=unit.image.image_id,
-        image_path=unit.image.image_path,
-        video_id=planned.video_id if planned else None,
-        stage=stage,
-        error_type=type(error).__name__,
-        error_message=one_line(error),
-        attempts=1,
-        created_at=_now(),
-        host=platform.node(),
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Generate:
@@ -272,7 +167,7 @@ class Generate:
     def _make(self, loaded: LoadedUnit, batch: Sequence[PlannedVideo], futures: Mapping[str, Future[Result]]) -> None:
         """Make some videos at once and hand them to the writing thread."""
         assert loaded.picture is not None
-        started_at = _now()
+        started_at = now()
         for planned, made in zip(batch, self._generated(loaded.picture, batch), strict=True):
             error = made.exception()
             while len(self._writing) >= MAX_WRITING:
@@ -285,7 +180,7 @@ class Generate:
                 futures[planned.video_id].set_exception(error)
                 continue
             elif isinstance(error, Exception):  # the per-item boundary
-                work = partial(self.committer.fail, _failure(loaded.unit, planned, "generate", error))
+                work = partial(self.committer.fail, failure_of(loaded.unit, planned, "generate", error))
             else:
                 raise error
             self._writing.append(self._writer.submit(self._settle, futures[planned.video_id], planned, work))
@@ -324,7 +219,7 @@ class Generate:
         if attempts.is_set_aside and known is not None:  # a retried unit comes by again
             return known
         why = f": {attempts.error_message}" if attempts.error_message else " (crash, kill or out of host memory)"
-        failure = _failure(
+        failure = failure_of(
             loaded.unit,
             planned,
             "generate",
@@ -403,192 +298,8 @@ class Generate:
         return is_idle
 
 
-class Committer:
-    """Makes generated frames committed files, and failures rows. Calls no torch."""
-
-    def __init__(self, settings: GenerateSettings, info: EngineInfo) -> None:
-        self.settings = settings
-        self.store = Store(location(settings.output))
-        self.attempts = AttemptLog(self.store)
-        self.info = info
-        self.notes: list[str] = []
-        """Sentences for the person who waits; whoever hands them on empties the list."""
-
-    def fail(self, failure: FailureRecord) -> FailureRecord:
-        """Record one failed item and return it."""
-        earlier = self.store.failure(failure.item_id)
-        if earlier is not None:
-            failure = dataclasses.replace(failure, attempts=earlier.attempts + failure.attempts)
-        self.store.record_failure(failure)
-        if failure.video_id is not None:
-            self.attempts.forget(failure.video_id)
-        return failure
-
-    def write(
-        self,
-        loaded: LoadedUnit,
-        planned: PlannedVideo,
-        generated: Generated,
-        embedded: Embedded | None = None,
-        started_at: str | None = None,
-    ) -> Result:
-        """Measure, encode, check and commit one video, whose making began at `started_at`."""
-        encoded = self.encode(loaded, planned, generated, embedded or Embedded(None, 0.0), started_at)
-        return encoded if isinstance(encoded, FailureRecord) else self.commit(loaded, planned, encoded)
-
-    def encode(
-        self,
-        loaded: LoadedUnit,
-        planned: PlannedVideo,
-        generated: Generated,
-        embedded: Embedded,
-        started_at: str | None = None,
-    ) -> Encoded | FailureRecord:
-        """Measure, encode and check one video, whose making began at `started_at`."""
-        measured = self._measured(loaded, planned, generated, embedded)
-        start = time.perf_counter()
-        config = self.settings.video
-        temporary = self.store.temporary(video.suffix(config.codec))
-        playback_fps = config.playback_fps or planned.cell.fps
-        with self._at_the_item(loaded, planned, temporary) as failed:
-            parameters = self._parameters(loaded, planned)
-            try:
-                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
-            except OSError as error:
-                if error.errno is not None:  # the disk's
-                    raise
-                temporary.unlink(missing_ok=True)
-                time.sleep(ENCODER_PAUSE_S)
-                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
-            written: dict[str, Any] = {
-                "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
-                "playback_fps": playback_fps,
-                "num_bytes": temporary.stat().st_size,
-                "video_sha256": file_sha256(temporary),
-                "started_at": started_at,
-                **measured,
-            }
-            checked = time.perf_counter() - encoded_at
-            seconds = {"encode_s": encoded_at - start, "commit_s": checked, "write_s": 0.0}
-            return Encoded(temporary, self._record(loaded, planned, generated, written, seconds))
-        return failed[0]
-
-    def commit(self, loaded: LoadedUnit, planned: PlannedVideo, encoded: Encoded) -> Result:
-        """Make an encoded video durable, and then its record."""
-        record = encoded.record
-        with self._at_the_item(loaded, planned, encoded.temporary) as failed:
-            start = time.perf_counter()
-            flush(encoded.temporary)  # two renames follow, which the record can't time: it is written before
-            commit_s = round(record.commit_s + time.perf_counter() - start, 6)
-            write_s = round(record.encode_s + commit_s, 6)
-            record = dataclasses.replace(record, commit_s=commit_s, write_s=write_s)
-            self.attempts.forget(planned.video_id)  # a process that dies from here on dies of something else
-            self.store.commit_video(encoded.temporary, record)
-            self.store.clear_failure(loaded.unit.image.image_id)
-            return record
-        return failed[0]
-
-    @contextmanager
-    def _at_the_item(self, loaded: LoadedUnit, planned: PlannedVideo, temporary: Path) -> Iterator[list[FailureRecord]]:
-        """Put the failure of what is done inside on record, and into the list that is yielded.
-
-        Raises: what is the disk's fault, or condemns the process.
-        """
-        failed: list[FailureRecord] = []
-        try:
-            yield failed
-        except Exception as error:  # the per-item boundary
-            refusal = self.store.refusal(error)
-            temporary.unlink(missing_ok=True)
-            if refusal is error:
-                raise
-            if refusal is not None:
-                raise refusal from error
-            if condemns(error):
-                raise
-            failed.append(self.fail(_failure(loaded.unit, planned, "write", error)))
-
-    def _encode(self, path: Path, frames: NDArray[np.uint8], fps: int, parameters: dict[str, object]) -> float:
-        """Write a file, return when that was done, and check it. Raises: OSError when frames are lacking."""
-        video.write_video(path, frames, fps, self.settings.video, parameters)
-        encoded = time.perf_counter()
-        if video.probe(path).num_frames != len(frames):
-            raise OSError("the encoded file does not hold every frame")
-        return encoded
-
-    def _measured(
-        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
-    ) -> dict[str, Any]:
-        """Return a video's metrics as fields of its record; what fails is left out and noted."""
-        start = time.perf_counter()
-        names = self.settings.metrics
-        fps = self.settings.video.playback_fps or planned.cell.fps
-        parts = (loaded.picture, embedded.embeddings, generated.num_nan_frames)
-        found = measure(Clip(generated.frames, fps, *parts), names)
-        values = dict(found.values)
-        if generated.num_nan_frames:  # known without measuring, and nobody could find out later
-            values["is_broken"] = True
-        self.notes += [f"metrics: {', '.join(left_out)} can't be measured: {e}" for e, left_out in found.errors.items()]
-        seconds = round(embedded.seconds + time.perf_counter() - start, 6)
-        embed_s = round(embedded.seconds, 6) if embedded.seconds else None
-        fields = {"metrics": values, "metrics_s": seconds, "metrics_source": "frames"} if values else {}
-        return {"embed_s": embed_s, **fields}
-
-    def _parameters(self, loaded: LoadedUnit, planned: PlannedVideo) -> dict[str, object]:
-        """Return what goes into the file's own metadata: no paths, so that a file can be passed on."""
-        cell = {name: getattr(planned.cell, name) for name in CELL_FIELDS}
-        return {
-            **cell,
-            "video_id": planned.video_id,
-            "image_sha256": loaded.sha256,
-            "seed": planned.seed,
-            "model": self.settings.model.name,
-            "svd_batch_version": svd_batch.__version__,
-        }
-
-    def _record(
-        self,
-        loaded: LoadedUnit,
-        planned: PlannedVideo,
-        generated: Generated,
-        written: dict[str, Any],
-        seconds: dict[str, float],
-    ) -> VideoRecord:
-        """Return a video's row; `written` and `seconds` are what only the writing of its file could tell."""
-        model = self.settings.model
-        phases = {name: getattr(generated, name) for name in ("generate_s", "condition_s", "denoise_s", "decode_s")}
-        return VideoRecord(
-            video_id=planned.video_id,
-            image_id=loaded.unit.image.image_id,
-            image_path=loaded.unit.image.image_path,
-            image_sha256=loaded.sha256,
-            **vars(planned.cell),
-            **written,
-            approximations=approximations(planned.cell),
-            quality=quality_of(planned.cell),
-            num_frames=generated.frames.shape[0],
-            height=generated.frames.shape[1],
-            width=generated.frames.shape[2],
-            seed=planned.seed,
-            replicate=planned.replicate,
-            model_id=model.id,
-            model_revision=self.settings.model_revision,
-            dtype=model.dtype.value,
-            fingerprint=self.settings.fingerprint,
-            **{name: round(value, 6) for name, value in {"load_s": loaded.load_s, **phases, **seconds}.items()},
-            peak_memory_bytes=generated.peak_memory_bytes,
-            **vars(self.info),
-            torch_threads=generated.torch_threads,
-            batch_size=generated.batch_size,
-            memory_profile=generated.memory_profile,
-            svd_batch_version=svd_batch.__version__,
-            created_at=_now(),
-            host=platform.node(),
-        )
-
-
 def _no_picture(loaded: LoadedUnit) -> FailureRecord:
-    return _failure(loaded.unit, None, "load", ItemError("the picture did not load"))
+    return failure_of(loaded.unit, None, "load", ItemError("the picture did not load"))
 
 
 def _make_engine(settings: GenerateSettings) -> Engine:

@@ -24,7 +24,7 @@ from PIL import Image
 from svd_batch import dataset, ids
 from svd_batch.config import ModelConfig, VideoConfig
 from svd_batch.records import CELL_FIELDS, FailureRecord, ImageRecord, SweepCell, VideoRecord
-from svd_batch.stages import GenerateSettings
+from svd_batch.settings import GenerateSettings
 from svd_batch.store import Store, file_sha256
 from svd_batch.video import suffix, write_video
 

@@ -17,8 +17,10 @@ from stub_engine import Act, StubEngine
 from svd_batch.attempts import AttemptLog, Attempts
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.errors import ProcessError, condemns
-from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
-from svd_batch.stages import Generate, GenerateSettings, LoadedUnit, Result
+from svd_batch.load import LoadedUnit
+from svd_batch.records import FailureRecord, PlannedVideo, Result, SweepCell, VideoRecord, WorkUnit
+from svd_batch.settings import GenerateSettings
+from svd_batch.stages import Generate
 from svd_batch.store import Store
 
 PICTURE = np.zeros((32, 48, 3), np.uint8)
@@ -246,7 +248,7 @@ def test_host_memory_that_runs_out_in_writing_condemns_too(store: Store, monkeyp
     def full(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("svd_batch.stages.video.write_video", full)
+    monkeypatch.setattr("svd_batch.video.write_video", full)
     with pytest.raises(ProcessError, match="MemoryError"):
         process(store.root, unit(1), StubEngine())
     assert AttemptLog(store).of(f"{1:020}").error_type == "MemoryError"

@@ -19,12 +19,14 @@ from svd_batch import backends
 from svd_batch.backends import MAX_TEMP_PATH, LoadSettings, RayBackend, RayGenerate, SerialBackend, remove_leftovers
 from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import SvdBatchError, UserError
+from svd_batch.load import load_image
 from svd_batch.manifest import read_manifest
 from svd_batch.owner import temporary_prefix
 from svd_batch.place import Place
 from svd_batch.plan import Request, Seeds, make_plan, split_units
-from svd_batch.records import SweepCell, VideoRecord, WorkUnit, unit_from_json
-from svd_batch.stages import Generate, GenerateSettings, Result, load_image
+from svd_batch.records import Result, SweepCell, VideoRecord, WorkUnit, unit_from_json
+from svd_batch.settings import GenerateSettings
+from svd_batch.stages import Generate
 from svd_batch.store import Store
 
 LOAD = LoadSettings(32, 32, Fit.crop)

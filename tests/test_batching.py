@@ -17,8 +17,10 @@ from svd_batch.config import MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.batching import BatchSize, Lanes, batch_key
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
+from svd_batch.load import LoadedUnit
 from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
-from svd_batch.stages import Generate, GenerateSettings, LoadedUnit
+from svd_batch.settings import GenerateSettings
+from svd_batch.stages import Generate
 
 CELL = SweepCell(127, 0.02, 7, 2, 1.0, 3.0, 2)
 CELLS = [dataclasses.replace(CELL, motion_bucket_id=b, noise_aug_strength=n) for b in (20, 240) for n in (0.02, 0.3)]

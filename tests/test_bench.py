@@ -29,7 +29,7 @@ from svd_batch.bench.summary import PHASES, lines, summary
 from svd_batch.config import BenchConfig, Compile, Config, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import UserError
 from svd_batch.records import PlannedVideo, WorkUnit
-from svd_batch.stages import GenerateSettings
+from svd_batch.settings import GenerateSettings
 
 LOAD = LoadSettings(32, 32, Fit.crop)
 TWO_CELLS = "sweep.motion_bucket_id=[20,240]"

@@ -435,16 +435,17 @@ def test_a_stage_is_not_waited_for_longer_than_its_patience(monkeypatch: pytest.
 
     from test_attempts import PICTURE, unit
 
-    from svd_batch import stages
     from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
+    from svd_batch.load import LoadedUnit
+    from svd_batch.settings import GenerateSettings
 
-    monkeypatch.setattr(stages, "PATIENCE_S", 0.05)
+    monkeypatch.setattr("svd_batch.stages.PATIENCE_S", 0.05)
     Store(tmp_path).create()
     begun, go_on = threading.Event(), threading.Event()
     engine: Any = StubEngine(lambda cell: (begun.set(), go_on.wait())[0])
-    settings = stages.GenerateSettings(str(tmp_path), ModelConfig(), "r", MemoryConfig(), VideoConfig(), "f")
+    settings = GenerateSettings(str(tmp_path), ModelConfig(), "r", MemoryConfig(), VideoConfig(), "f")
     stage = Generate(settings, lambda: engine)
-    results = stage(stages.LoadedUnit(unit(1), PICTURE, "", 0.0))
+    results = stage(LoadedUnit(unit(1), PICTURE, "", 0.0))
     threading.Thread(target=lambda: next(results, None), daemon=True).start()
     begun.wait()
     assert stage.close() is False

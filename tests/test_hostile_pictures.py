@@ -19,8 +19,8 @@ from svd_batch.access import Access
 from svd_batch.config import Fit
 from svd_batch.errors import ItemError
 from svd_batch.images import one_line, open_image, read_bytes
+from svd_batch.load import LoadedUnit, load_image
 from svd_batch.records import PlannedVideo, WorkUnit
-from svd_batch.stages import LoadedUnit, load_image
 
 
 def loaded(path: Path, name: str, access: Access | None = None) -> LoadedUnit:

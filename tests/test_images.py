@@ -18,8 +18,8 @@ from svd_batch.access import ACCESS, Access
 from svd_batch.config import Fit
 from svd_batch.errors import ItemError
 from svd_batch.images import FORMATS, check_readable, fit_image, one_line, open_image, read_bytes
+from svd_batch.load import load_image
 from svd_batch.records import ImageRecord, PlannedVideo, WorkUnit
-from svd_batch.stages import load_image
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
 

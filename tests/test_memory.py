@@ -32,10 +32,12 @@ from svd_batch.engine.memory import apply_speed, is_out_of_memory, place, recove
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.errors import UserError
+from svd_batch.load import LoadedUnit
 from svd_batch.plan import Request, Seeds, heaviest_cell, make_plan
 from svd_batch.profiles import COMPILES, PROFILES, candidates, check_compile, next_profile, profile_name
 from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
-from svd_batch.stages import Generate, GenerateSettings, LoadedUnit
+from svd_batch.settings import GenerateSettings
+from svd_batch.stages import Generate
 from svd_batch.store import Store
 
 CELL = SweepCell(127, 0.02, 7, 2, 1.0, 3.0, 2)

@@ -16,9 +16,11 @@ from svd_batch import metrics
 from svd_batch.config import Codec, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
+from svd_batch.load import LoadedUnit
 from svd_batch.metrics import METRICS, Clip, measure
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
-from svd_batch.stages import Generate, GenerateSettings, LoadedUnit
+from svd_batch.settings import GenerateSettings
+from svd_batch.stages import Generate
 from svd_batch.store import Store
 from svd_batch.video import read_frames
 

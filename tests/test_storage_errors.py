@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from builders import make_cell, make_frames, make_image, make_output, make_record
 
-from svd_batch import cli, run, stages, store, video
+from svd_batch import cli, run, store, video
+from svd_batch.committer import Committer
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.errors import is_storage, store_error
+from svd_batch.load import LoadedUnit
 from svd_batch.owner import machine, temporary_prefix
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
 from svd_batch.report.posters import make_posters
-from svd_batch.stages import Committer, GenerateSettings, LoadedUnit
+from svd_batch.settings import GenerateSettings
 from svd_batch.store import Store, owner_of
 
 Write = Callable[[], VideoRecord | FailureRecord]
@@ -30,7 +32,7 @@ Write = Callable[[], VideoRecord | FailureRecord]
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes one video into `tmp_path`/out."""
-    monkeypatch.setattr(stages, "ENCODER_PAUSE_S", 0.01)
+    monkeypatch.setattr("svd_batch.committer.ENCODER_PAUSE_S", 0.01)
     Store(tmp_path / "out").create()
     settings = GenerateSettings(str(tmp_path / "out"), ModelConfig(), "r", MemoryConfig(), VideoConfig(), "f")
     committer = Committer(settings, EngineInfo("cpu", "none", "none"))  # type: ignore[arg-type]

@@ -26,10 +26,11 @@ from svd_batch.config import BackendConfig, Compile, Config, MetricsConfig, Spee
 from svd_batch.console import Console, Progress
 from svd_batch.errors import UserError
 from svd_batch.job import Job, prepare
+from svd_batch.load import load_image
 from svd_batch.quality import approximations
 from svd_batch.records import WorkUnit
 from svd_batch.run import generate_settings, lines_only
-from svd_batch.stages import GenerateSettings, load_image
+from svd_batch.settings import GenerateSettings
 
 _SWITCHES = [f.name for f in dataclasses.fields(SpeedConfig) if f.name not in ("batch_size", "compile")]
 OFF = SpeedConfig(**dict.fromkeys(_SWITCHES, False), batch_size=1, compile=Compile.off)

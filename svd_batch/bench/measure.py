@@ -21,7 +21,7 @@ from svd_batch.backends import LoadSettings
 from svd_batch.errors import UserError
 from svd_batch.images import one_line
 from svd_batch.records import WorkUnit
-from svd_batch.stages import GenerateSettings
+from svd_batch.settings import GenerateSettings
 
 if TYPE_CHECKING:
     from svd_batch.bench.sides import Start, Turn

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from svd_batch import checkpoint
 from svd_batch.backends import LoadSettings
 from svd_batch.bench.stock import Stock
+from svd_batch.committer import Committer, Embedded, Encoded
 from svd_batch.config import MemoryConfig
 from svd_batch.engine.generated import EngineInfo, Generated
 from svd_batch.engine.pipeline import engine_info
 from svd_batch.errors import UserError
+from svd_batch.load import LoadedUnit, load_image
 from svd_batch.locations import location
-from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
-from svd_batch.stages import Committer, Embedded, Encoded, Generate, GenerateSettings, LoadedUnit, Result, load_image
+from svd_batch.records import FailureRecord, PlannedVideo, Result, VideoRecord, WorkUnit
+from svd_batch.settings import GenerateSettings
+from svd_batch.stages import Generate
 from svd_batch.store import Store
 
 

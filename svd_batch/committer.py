@@ -1,0 +1,234 @@
+"""Generated frames to committed files, and failures to rows. Calls no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import svd_batch
+from svd_batch import ids, video
+from svd_batch.attempts import AttemptLog
+from svd_batch.errors import condemns
+from svd_batch.load import LoadedUnit, failure_of, now
+from svd_batch.locations import location
+from svd_batch.metrics import Clip, Embeddings, measure
+from svd_batch.quality import approximations, quality_of
+from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, Result, VideoRecord
+from svd_batch.settings import GenerateSettings
+from svd_batch.store import Store, file_sha256, flush
+
+if TYPE_CHECKING:
+    from svd_batch.engine.generated import EngineInfo, Generated
+
+ENCODER_PAUSE_S = 3.0
+"""How long until an encoder that failed is started once more: who ends a job signals it and all else, perhaps twice."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A video whose file is checked and not yet durable."""
+
+    temporary: Path
+    record: VideoRecord
+    """Less the time of the commit."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What CLIP said of a video, if it was asked, and how long it took."""
+
+    embeddings: Embeddings | None
+    seconds: float
+
+
+class Committer:
+    """Makes generated frames committed files, and failures rows. Calls no torch."""
+
+    def __init__(self, settings: GenerateSettings, info: EngineInfo) -> None:
+        self.settings = settings
+        self.store = Store(location(settings.output))
+        self.attempts = AttemptLog(self.store)
+        self.info = info
+        self.notes: list[str] = []
+        """Sentences for the person who waits; whoever hands them on empties the list."""
+
+    def fail(self, failure: FailureRecord) -> FailureRecord:
+        """Record one failed item and return it."""
+        earlier = self.store.failure(failure.item_id)
+        if earlier is not None:
+            failure = dataclasses.replace(failure, attempts=earlier.attempts + failure.attempts)
+        self.store.record_failure(failure)
+        if failure.video_id is not None:
+            self.attempts.forget(failure.video_id)
+        return failure
+
+    def write(
+        self,
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        embedded: Embedded | None = None,
+        started_at: str | None = None,
+    ) -> Result:
+        """Measure, encode, check and commit one video, whose making began at `started_at`."""
+        encoded = self.encode(loaded, planned, generated, embedded or Embedded(None, 0.0), started_at)
+        return encoded if isinstance(encoded, FailureRecord) else self.commit(loaded, planned, encoded)
+
+    def encode(
+        self,
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        embedded: Embedded,
+        started_at: str | None = None,
+    ) -> Encoded | FailureRecord:
+        """Measure, encode and check one video, whose making began at `started_at`."""
+        measured = self._measured(loaded, planned, generated, embedded)
+        start = time.perf_counter()
+        config = self.settings.video
+        temporary = self.store.temporary(video.suffix(config.codec))
+        playback_fps = config.playback_fps or planned.cell.fps
+        with self._at_the_item(loaded, planned, temporary) as failed:
+            parameters = self._parameters(loaded, planned)
+            try:
+                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
+            except OSError as error:
+                if error.errno is not None:  # the disk's
+                    raise
+                temporary.unlink(missing_ok=True)
+                time.sleep(ENCODER_PAUSE_S)
+                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
+            written: dict[str, Any] = {
+                "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
+                "playback_fps": playback_fps,
+                "num_bytes": temporary.stat().st_size,
+                "video_sha256": file_sha256(temporary),
+                "started_at": started_at,
+                **measured,
+            }
+            checked = time.perf_counter() - encoded_at
+            seconds = {"encode_s": encoded_at - start, "commit_s": checked, "write_s": 0.0}
+            return Encoded(temporary, self._record(loaded, planned, generated, written, seconds))
+        return failed[0]
+
+    def commit(self, loaded: LoadedUnit, planned: PlannedVideo, encoded: Encoded) -> Result:
+        """Make an encoded video durable, and then its record."""
+        record = encoded.record
+        with self._at_the_item(loaded, planned, encoded.temporary) as failed:
+            start = time.perf_counter()
+            flush(encoded.temporary)  # two renames follow, which the record can't time: it is written before
+            commit_s = round(record.commit_s + time.perf_counter() - start, 6)
+            write_s = round(record.encode_s + commit_s, 6)
+            record = dataclasses.replace(record, commit_s=commit_s, write_s=write_s)
+            self.attempts.forget(planned.video_id)  # a process that dies from here on dies of something else
+            self.store.commit_video(encoded.temporary, record)
+            self.store.clear_failure(loaded.unit.image.image_id)
+            return record
+        return failed[0]
+
+    @contextmanager
+    def _at_the_item(self, loaded: LoadedUnit, planned: PlannedVideo, temporary: Path) -> Iterator[list[FailureRecord]]:
+        """Put the failure of what is done inside on record, and into the list that is yielded.
+
+        Raises: what is the disk's fault, or condemns the process.
+        """
+        failed: list[FailureRecord] = []
+        try:
+            yield failed
+        except Exception as error:  # the per-item boundary
+            refusal = self.store.refusal(error)
+            temporary.unlink(missing_ok=True)
+            if refusal is error:
+                raise
+            if refusal is not None:
+                raise refusal from error
+            if condemns(error):
+                raise
+            failed.append(self.fail(failure_of(loaded.unit, planned, "write", error)))
+
+    def _encode(self, path: Path, frames: NDArray[np.uint8], fps: int, parameters: dict[str, object]) -> float:
+        """Write a file, return when that was done, and check it. Raises: OSError when frames are lacking."""
+        video.write_video(path, frames, fps, self.settings.video, parameters)
+        encoded = time.perf_counter()
+        if video.probe(path).num_frames != len(frames):
+            raise OSError("the encoded file does not hold every frame")
+        return encoded
+
+    def _measured(
+        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
+    ) -> dict[str, Any]:
+        """Return a video's metrics as fields of its record; what fails is left out and noted."""
+        start = time.perf_counter()
+        names = self.settings.metrics
+        fps = self.settings.video.playback_fps or planned.cell.fps
+        parts = (loaded.picture, embedded.embeddings, generated.num_nan_frames)
+        found = measure(Clip(generated.frames, fps, *parts), names)
+        values = dict(found.values)
+        if generated.num_nan_frames:  # known without measuring, and nobody could find out later
+            values["is_broken"] = True
+        self.notes += [f"metrics: {', '.join(left_out)} can't be measured: {e}" for e, left_out in found.errors.items()]
+        seconds = round(embedded.seconds + time.perf_counter() - start, 6)
+        embed_s = round(embedded.seconds, 6) if embedded.seconds else None
+        fields = {"metrics": values, "metrics_s": seconds, "metrics_source": "frames"} if values else {}
+        return {"embed_s": embed_s, **fields}
+
+    def _parameters(self, loaded: LoadedUnit, planned: PlannedVideo) -> dict[str, object]:
+        """Return what goes into the file's own metadata: no paths, so that a file can be passed on."""
+        cell = {name: getattr(planned.cell, name) for name in CELL_FIELDS}
+        return {
+            **cell,
+            "video_id": planned.video_id,
+            "image_sha256": loaded.sha256,
+            "seed": planned.seed,
+            "model": self.settings.model.name,
+            "svd_batch_version": svd_batch.__version__,
+        }
+
+    def _record(
+        self,
+        loaded: LoadedUnit,
+        planned: PlannedVideo,
+        generated: Generated,
+        written: dict[str, Any],
+        seconds: dict[str, float],
+    ) -> VideoRecord:
+        """Return a video's row; `written` and `seconds` are what only the writing of its file could tell."""
+        model = self.settings.model
+        phases = {name: getattr(generated, name) for name in ("generate_s", "condition_s", "denoise_s", "decode_s")}
+        return VideoRecord(
+            video_id=planned.video_id,
+            image_id=loaded.unit.image.image_id,
+            image_path=loaded.unit.image.image_path,
+            image_sha256=loaded.sha256,
+            **vars(planned.cell),
+            **written,
+            approximations=approximations(planned.cell),
+            quality=quality_of(planned.cell),
+            num_frames=generated.frames.shape[0],
+            height=generated.frames.shape[1],
+            width=generated.frames.shape[2],
+            seed=planned.seed,
+            replicate=planned.replicate,
+            model_id=model.id,
+            model_revision=self.settings.model_revision,
+            dtype=model.dtype.value,
+            fingerprint=self.settings.fingerprint,
+            **{name: round(value, 6) for name, value in {"load_s": loaded.load_s, **phases, **seconds}.items()},
+            peak_memory_bytes=generated.peak_memory_bytes,
+            **vars(self.info),
+            torch_threads=generated.torch_threads,
+            batch_size=generated.batch_size,
+            memory_profile=generated.memory_profile,
+            svd_batch_version=svd_batch.__version__,
+            created_at=now(),
+            host=platform.node(),
+        )
