@@ -42,7 +42,8 @@ def stub(module):
     clip = os.environ["SVD_BATCH_BENCHMARK_CLIP"]
     if clip:
         data = open(clip, "rb").read()
-        module.write_video = lambda path, *arguments, **options: path.write_bytes(data)
+        from svd_batch.locations import write_bytes
+        module.write_video = lambda path, *arguments, **options: write_bytes(path, data)
 
 sys.meta_path.insert(0, _Finder({"svd_batch.video": stub}, STAND_INS))
 """

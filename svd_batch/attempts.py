@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svd_batch.errors import UserError
-from svd_batch.locations import children, read_bytes, remove
+from svd_batch.locations import children, read_bytes, remove, write_bytes
 from svd_batch.owner import is_alive
 from svd_batch.store import Store, owner_of
 
@@ -111,10 +111,14 @@ class AttemptLog:
     def _write(self, video_id: str, attempts: Attempts) -> None:
         path = self._path(video_id)
         self.store.check_no_link(path)
-        is_lacking = not self.store.is_remote and not self.folder.is_dir()
-        if is_lacking and self.store.temporary_dir.is_dir():  # a folder of an earlier version
-            self.folder.mkdir(exist_ok=True)
-        path.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
+        data = json.dumps(vars(attempts)).encode()
+        try:
+            write_bytes(path, data)
+        except FileNotFoundError:
+            if not self.store.temporary_dir.is_dir():
+                raise
+            self.folder.mkdir(exist_ok=True)  # a folder of an earlier version
+            write_bytes(path, data)
         if self._there is not None:
             self._there.add(video_id)
 

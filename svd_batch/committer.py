@@ -24,7 +24,7 @@ from svd_batch.metrics import Clip, Embeddings, measure
 from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, Result, VideoRecord
 from svd_batch.settings import GenerateSettings
-from svd_batch.store import Store, file_sha256, flush
+from svd_batch.store import Store, flush, sha256_and_size
 
 if TYPE_CHECKING:
     from svd_batch.engine.generated import EngineInfo, Generated
@@ -107,11 +107,12 @@ class Committer:
                 temporary.unlink(missing_ok=True)
                 time.sleep(ENCODER_PAUSE_S)
                 encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
+            sha256, num_bytes = sha256_and_size(temporary)
             written: dict[str, Any] = {
                 "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
                 "playback_fps": playback_fps,
-                "num_bytes": temporary.stat().st_size,
-                "video_sha256": file_sha256(temporary),
+                "num_bytes": num_bytes,
+                "video_sha256": sha256,
                 "started_at": started_at,
                 **measured,
             }

@@ -45,6 +45,8 @@ class EventLog:
         """Whether there was a run at all."""
         self._path: Path | None = None
         self._file: TextIO | None = None
+        self._num_bytes = 0
+        """How long the file is."""
         self._start = time.monotonic()
 
     @property
@@ -83,10 +85,10 @@ class EventLog:
         counts = {"num_made": self.num_made, "num_failed": self.num_failed, "num_asked": self.num_asked}
         line = json.dumps({"time": moment, "event": event, **fields, **counts}) + "\n"  # ASCII, so nothing steers
         try:
-            if self._file is None or self._file.tell() + len(line) > MAX_BYTES:
+            if self._file is None or self._num_bytes + len(line) > MAX_BYTES:
                 self._open()
             assert self._file is not None
-            self._file.write(line)
+            self._num_bytes += self._file.write(line)
             self._file.flush()
         except OSError:
             self._path, self._file = None, None
@@ -98,6 +100,7 @@ class EventLog:
             self._path.replace(self._path.with_suffix(".1.jsonl"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         self._file = os.fdopen(os.open(self._path, flags, 0o666), "a", encoding="ascii")
+        self._num_bytes = self._file.tell()
 
     def _close(self) -> None:
         if self._file is not None:

@@ -139,6 +139,18 @@ def read_bytes(path: Path) -> bytes:
     return bytes(_fs(path).cat_file(_key(path))) if is_remote(path) else path.read_bytes()
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file; in half the system calls of Path's own, each of which waits for Python's other threads."""
+    if is_remote(path):
+        path.write_bytes(data)
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
 def remove(path: Path) -> None:
     """Remove a file where there is one; a store is asked once."""
     if not is_remote(path):

@@ -21,11 +21,9 @@ from svd_batch.committer import Committer, Embedded
 from svd_batch.errors import ItemError, ProcessError, StoppingError, condemns
 from svd_batch.images import one_line
 from svd_batch.load import LoadedUnit, failure_of, now
-from svd_batch.locations import location
 from svd_batch.metrics import METRICS, Embeddings, use_one_thread
 from svd_batch.records import FailureRecord, PlannedVideo, Result, VideoRecord
 from svd_batch.settings import GenerateSettings
-from svd_batch.store import Store
 
 if TYPE_CHECKING:
     from svd_batch.engine.generated import Generated
@@ -54,7 +52,6 @@ class Generate:
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
         self.settings = settings
-        self.store = Store(location(settings.output))
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._committers = ThreadPoolExecutor(MAX_COMMITTING, thread_name_prefix="commit")
@@ -62,7 +59,7 @@ class Generate:
         # threads than cores it stops spinning between operations, which costs small models a third of their speed.
         self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
         self.committer = Committer(settings, self.compute(self.engine.info))
-        self.attempts = self.committer.attempts
+        self.store, self.attempts = self.committer.store, self.committer.attempts
         if settings.metrics:
             self._writer.submit(use_one_thread)
         self._closing = threading.Event()
@@ -78,16 +75,20 @@ class Generate:
         return self._denoiser.submit(work).result()
 
     def __call__(self, loaded: LoadedUnit) -> Iterator[Result]:
-        """Yield exactly one result for each planned video, in plan order.
+        """Begin with a unit; yield exactly one result for each planned video, in plan order.
 
         Videos that are committed already are read back: a retried task resumes by the number of results it had
-        yielded, so leaving any out would lose records. Called with the next unit, in another thread, before this one
-        is over: then it is denoised while the last videos of this one are written.
+        yielded, so leaving any out would lose records. Called with the next unit before this one is over: then it is
+        denoised while the last videos of this one are written.
         """
         futures: dict[str, Future[Result]] = {planned.video_id: Future() for planned in loaded.unit.videos}
         stop = threading.Event()
         job = self._denoiser.submit(self._denoise_unit, loaded, futures, stop)
         self._jobs = [*(other for other in self._jobs if not other.done()), job]
+        return self._results(futures, job, stop)
+
+    @staticmethod
+    def _results(futures: Mapping[str, Future[Result]], job: Future[None], stop: threading.Event) -> Iterator[Result]:
         try:
             for future in futures.values():
                 yield future.result()
@@ -105,6 +106,7 @@ class Generate:
             if self._end is not None:
                 raise self._end
             self.attempts.look()
+            self.store.look_for_failures()
             missing = self._to_make(loaded, futures)
             suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
             for batch in self._batches([planned for planned in missing if planned not in suspects]):

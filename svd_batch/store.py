@@ -8,12 +8,14 @@ holder of the lease puts many together into a part (`parts.py`); a file counts m
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-import uuid
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 from svd_batch import parts
 from svd_batch.errors import STORAGE_ERRNOS, UserError, store_error
 from svd_batch.id_set import IdSet, is_packable
-from svd_batch.locations import files_below, has_bucket, is_remote, put, read_bytes, readable, remove, scratch
+from svd_batch.locations import children, files_below, has_bucket, is_remote, put, read_bytes, readable, remove, scratch
 from svd_batch.owner import Owner, this_process
 from svd_batch.record_table import to_records, to_table
 from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
@@ -31,6 +33,9 @@ from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
 INTERNAL = ".svd_batch"
 
 _PROBE_BYTES = 2**16
+
+_LINK_S = 1.0
+"""How long a folder that was reached through no symlink is not looked at again: a commit would look ten times."""
 
 
 class Store:
@@ -59,6 +64,10 @@ class Store:
         self.run_json = self.internal / "run.json"
         self.metadata = root / "metadata.parquet"
         self.failures_table = root / "failures.parquet"
+        self._no_links: dict[str, float] = {}
+        """When a folder was last seen to be reached through no symlink."""
+        self._failure_shards: set[str] | None = None
+        """The folders that failures are in, where `look` has found out; nothing is cleared that is in no folder."""
         self.parts = parts.Parts(self.records_dir / "parts", self.write_table, self._unlink)
 
     def exists(self) -> bool:
@@ -107,6 +116,9 @@ class Store:
         if self.is_remote:
             return
         root, folder = str(self.root), os.path.dirname(path)  # noqa: PTH120  (Paths would take most of a commit's time)
+        asked, now = folder, time.monotonic()
+        if now - self._no_links.get(asked, -_LINK_S) < _LINK_S:
+            return
         while folder != root and folder != (above := os.path.dirname(folder)):  # noqa: PTH120
             if os.path.islink(folder):  # noqa: PTH114
                 raise UserError(
@@ -114,6 +126,7 @@ class Store:
                     "inside an output folder; put the folder itself there, or give a new output"
                 )
             folder = above
+        self._no_links[asked] = now
 
     # --- videos and their records ---------------------------------------------------------------------
 
@@ -309,7 +322,10 @@ class Store:
 
     def record_failure(self, failure: FailureRecord) -> None:
         """Write one failed item, in place of an earlier failure of the same item."""
-        self._write_text(self._failure_path(failure.item_id), to_json(failure))
+        path = self._failure_path(failure.item_id)
+        if self._failure_shards is not None:
+            self._failure_shards.add(path.parent.name)
+        self._write_text(path, to_json(failure))
 
     def failure(self, item_id: str) -> FailureRecord | None:
         """Return the failure of an image or a video, or None where there is none."""
@@ -318,9 +334,15 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def look_for_failures(self) -> None:
+        """Find out where failures are: for who alone makes, from now on, the videos whose failures it clears."""
+        self._failure_shards = {path.name for path in children(self.failures_dir)}
+
     def clear_failure(self, item_id: str) -> None:
         """Forget a failure: the item has succeeded."""
-        self._unlink(self._failure_path(item_id))
+        path = self._failure_path(item_id)
+        if self._failure_shards is None or path.parent.name in self._failure_shards:
+            self._unlink(path)
 
     def failures(self) -> list[FailureRecord]:
         """Return every failure on record, by file name."""
@@ -395,7 +417,16 @@ class Store:
 def _attempt(suffix: str) -> str:
     """Return a new file name that tells whose it is; `owner_of` reads it."""
     owner = this_process()
-    return f"{owner.machine}-{owner.pid}-{owner.started}-{uuid.uuid4().hex}.{suffix}"
+    return f"{owner.machine}-{owner.pid}-{owner.started}-{_token(owner.pid)}{next(_numbers):x}.{suffix}"
+
+
+_numbers = itertools.count()
+
+
+@lru_cache(maxsize=1)
+def _token(pid: int) -> str:
+    """Return what tells a process from an earlier one of the same id, where the system doesn't say when it started."""
+    return secrets.token_hex(8)
 
 
 def owner_of(path: Path) -> Owner | None:
@@ -435,14 +466,21 @@ def move(temporary: Path, path: Path) -> None:
             put(temporary, path)
         remove(temporary)
         return
-    if not path.parent.is_dir():
+    try:
+        temporary.replace(path)
+    except FileNotFoundError:  # the folder is lacking, or else what is to be moved, and then it is told here
         path.parent.mkdir(parents=True, exist_ok=True)
         flush(path.parent.parent)
-    temporary.replace(path)
+        temporary.replace(path)
     flush(path.parent)
 
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex digits."""
+    return sha256_and_size(path)[0]
+
+
+def sha256_and_size(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 of a file as hex digits, and its bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()

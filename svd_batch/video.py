@@ -140,8 +140,6 @@ def probe(path: Path) -> Probe:
     if path.suffix in (".gif", ".webp"):
         frames, fps = _read_with_pillow(path)
         return Probe(frames.shape[0], frames.shape[1], frames.shape[2], fps)
-    if not path.is_file():
-        raise OSError(f"{path.name} is missing")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # else a broken file is told of on stderr, too
     import cv2
 
@@ -155,5 +153,7 @@ def probe(path: Path) -> Probe:
     finally:
         capture.release()
     if num_frames == 0:
+        if not path.is_file():
+            raise OSError(f"{path.name} is missing")
         raise OSError(f"{path.name} does not decode: no frames")
     return Probe(num_frames, height, width, playback_fps)

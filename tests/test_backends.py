@@ -142,6 +142,13 @@ def test_actors_get_the_threads_that_were_asked_for_and_not_rays_single_one(watc
     assert {r.torch_threads for r in watched.results if isinstance(r, VideoRecord)} == {2}
 
 
+def test_ray_data_still_has_the_setting_by_which_an_actor_may_run_ahead() -> None:
+    """It has no public name, and a private one that has changed would be set without an error and without effect."""
+    from ray.data import DataContext
+
+    assert DataContext()._max_num_blocks_in_streaming_gen_buffer == 2
+
+
 def test_a_ray_of_our_own_serves_no_metrics(ray_backend: RayBackend) -> None:
     import ray
 

@@ -155,6 +155,15 @@ def test_a_cleared_failure_is_gone_and_may_be_cleared_twice(store: Store):
     assert store.failure("cat") is None
 
 
+def test_failures_from_before_and_after_a_look_for_them_are_cleared(store: Store):
+    store.record_failure(make_failure("cat"))
+    store.look_for_failures()
+    store.record_failure(make_failure("dog"))
+    for item_id in ("cat", "dog", "mouse"):
+        store.clear_failure(item_id)
+    assert store.failures() == []
+
+
 @pytest.mark.parametrize("content", ["a file", "a folder"])
 def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path: Path, content: str):
     if content == "a file":

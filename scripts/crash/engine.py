@@ -51,7 +51,7 @@ class Engine:
         for cell, seed in asked:
             start = time.perf_counter()
             frames = self._frames(picture, cell, seed)
-            time.sleep(self._seconds)
+            time.sleep(max(0.0, start + self._seconds - time.perf_counter()))
             seconds = time.perf_counter() - start
             future: Future[Generated] = Future()
             future.set_result(Generated(frames, 1, 1, seconds, "fast", 0, 0.0, seconds, 0.0))
@@ -66,5 +66,7 @@ class Engine:
         digest = hashlib.sha256(f"{seed} {dataclasses.astuple(cell)}".encode()).digest()
         tint = np.frombuffer(digest[:3], np.uint8) // 8
         step = 1 + digest[3] % 3
-        moved = [np.roll(picture, t * step, axis=1) // 8 * 7 + tint for t in range(self.model.num_frames)]
-        return np.stack(moved).astype(np.uint8)
+        tinted = np.tile(picture // 8 * 7 + tint, (1, 2, 1))
+        width = picture.shape[1]
+        starts = [-t * step % width for t in range(self.model.num_frames)]
+        return np.stack([tinted[:, start : start + width] for start in starts])
