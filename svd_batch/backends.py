@@ -59,10 +59,10 @@ TWO_UNITS = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading":
 """An actor is given its next unit while it writes the last videos of one; `Generate` denoises one after the other."""
 
 RESULTS_AHEAD = 16
-"""Results of an actor that Ray Data takes at a time. It looks ten times a second; its own 2 were 20 videos a second."""
+"""Results of an actor, and pictures of a loading task, that Ray Data takes at a time.
 
-PICTURES_AHEAD = 2
-"""Loaded pictures of a task that may wait to be taken."""
+It looks ten times a second: with its own 2, an actor could make 20 videos a second.
+"""
 
 MAX_TEMP_PATH = 16
 """A socket's path may have 107 bytes. Ray puts them up to 64 below its folder, whose own name has up to 26."""
@@ -307,7 +307,6 @@ class RayBackend:
                 batch_format="pyarrow",
                 fn_kwargs={"plan_file": plan_file, "load": load},
                 num_cpus=load_cpus,
-                _generator_backpressure_num_objects=2 * PICTURES_AHEAD,
             )
             .map_batches(
                 RayGenerate,

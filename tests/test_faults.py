@@ -351,12 +351,13 @@ def test_an_output_that_turns_read_only_stops_the_run_with_a_sentence(
     def turn(cell: SweepCell) -> None:
         if cell.motion_bucket_id == 2:
             time.sleep(1)  # the first video is written meanwhile
-            small_disk("ro")
+            for options in (["--bind", disk], ["-o", "remount,bind,ro"]):  # over it: the log's file is open below
+                subprocess.run(["mount", *options, disk], check=True)
 
-    ended = run(f"output={disk / 'out'}", "verbose=true", act=turn)  # a log that is open would keep it from turning
+    ended = run(f"output={disk / 'out'}", act=turn)
+    subprocess.run(["umount", disk], check=True)
     assert ended.returncode == 2
     assert "Read-only file system; what is finished is kept, and the same command goes on" in ended.stderr
-    small_disk("rw")
     shutil.rmtree(disk / "out/.svd_batch/lease")  # it could not be given back, and its process lives on: this one
     assert run(f"output={disk / 'out'}").returncode == 0
     assert done(disk) == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,12 @@ def test_an_output_with_a_folder_that_leads_outside_is_refused(name: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["videos/ab", ".svd_batch/records/ab", ".svd_batch/tmp"])
-def test_a_folder_that_becomes_a_link_later_is_refused_before_writing(name: str, tmp_path: Path):
+def test_a_folder_that_becomes_a_link_later_is_refused_before_writing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("svd_batch.store._LINK_S", 0.01)  # the second for which a look holds
     store = make_store(tmp_path / "out")
+    time.sleep(0.02)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/precious.json").write_text("kept")
     folder = store.root / name
