@@ -98,6 +98,19 @@ def test_weights_and_their_names_stay(four_levels: Any) -> None:
     assert len(after) == len(four_levels.state_dict())
 
 
+def test_another_layout_takes_the_memory_that_a_weight_has(stock: Any) -> None:
+    pipe = SimpleNamespace(unet=copy.deepcopy(stock.unet), vae=copy.deepcopy(stock.vae))
+    roots = (pipe.unet, pipe.vae.decoder)
+    before = {name: w.data_ptr() for root in roots for name, w in root.named_parameters()}
+    make_fast(pipe, only("channels_last", "temporal_conv2d"))
+    assert before == {name: w.data_ptr() for root in roots for name, w in root.named_parameters()}
+    moved = [w for root in roots for w in root.parameters() if not w.is_contiguous()]
+    assert {w.ndim for w in moved} == {4, 5}
+    for old, new in zip((stock.unet, stock.vae.decoder), roots, strict=True):
+        for a, b in zip(old.parameters(), new.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_a_context_of_several_tokens_is_attended_to_in_full(four_levels: Any) -> None:
     assert difference(four_levels, fast(four_levels, Switches()), num_tokens=3) < 1e-5
 

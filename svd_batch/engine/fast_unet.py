@@ -88,11 +88,11 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
         for module in (m for root in roots for m in root.modules() if _is_temporal_conv(m)):
             module.__class__ = TemporalConv
             if switches.channels_last:
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+                _lay_out(module, torch.channels_last_3d)
     if switches.channels_last:
         for module in (m for root in roots for m in root.modules()):
             if type(module) is nn.Conv2d:
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+                _lay_out(module, torch.channels_last)
             elif type(module) is nn.GroupNorm:
                 module.__class__ = FastGroupNorm
     if switches.hoist_invariants:
@@ -109,6 +109,13 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
         transformer.spatial_share = _spatial_share(transformer.time_mixer)
     pipe.unet.__class__ = FastUNet
     pipe.unet.switches, pipe.unet.transformers, pipe.unet.remembered = switches, tuple(transformers), {}
+
+
+def _lay_out(module: Any, memory_format: torch.memory_format) -> None:
+    """Give a weight another layout in the memory that it has: of SVD-XT's, new ones would be a gigabyte at a time."""
+    weight: Tensor = module.weight.data
+    values = weight.contiguous(memory_format=memory_format)
+    module.weight.data = weight.as_strided(weight.shape, values.stride()).copy_(values)
 
 
 def on_gpu(tensor: Tensor) -> bool:
