@@ -102,7 +102,7 @@ class Committer:
             try:
                 encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
             except OSError as error:
-                if error.errno is not None:  # the disk's
+                if error.errno is not None or self.store.refusal(error) is not None:  # the disk's
                     raise
                 temporary.unlink(missing_ok=True)
                 time.sleep(ENCODER_PAUSE_S)

@@ -46,6 +46,9 @@ def run(cli_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def interrupt(cell: SweepCell) -> None:
     if cell.motion_bucket_id == 2:
+        while not list(Path("out/.svd_batch/records").glob("*/*.json")):
+            time.sleep(0.01)
+        time.sleep(0.3)  # the driver counts it meanwhile
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
 

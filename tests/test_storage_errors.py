@@ -49,6 +49,22 @@ def failing(error: OSError) -> Callable[..., Any]:
     return fail
 
 
+def test_an_encoder_that_a_full_disk_stopped_is_not_tried_once_more(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def encode(*_: Any, **__: Any) -> None:
+        tried.append(1)
+        raise OSError("ffmpeg: error writing trailer")  # in words of its own
+
+    monkeypatch.setattr(video, "write_video", encode)
+    monkeypatch.setattr(store, "flush", failing(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left on device"):
+        write()
+    assert len(tried) == 1
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ESTALE])
 def test_a_failing_disk_stops_the_run(code: int, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Store, "commit_video", failing(OSError(code, os.strerror(code))))
