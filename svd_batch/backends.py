@@ -529,7 +529,12 @@ def _fetch_checkpoint(model: Any) -> None:
 
 
 def _plain_error(error: BaseException) -> Exception:
-    """Return our own error where one is at the bottom of Ray's, else Ray's with its first line."""
+    """Return our own error where one is at the bottom of Ray's, else Ray's with its first line.
+
+    Where a process, a node or Ray itself has gone, and Ray has no other for it, a new run can go on: ProcessError.
+    """
+    import ray.exceptions as of_ray
+
     for cause in causes(error):
         original = getattr(cause, "cause", None)
         for candidate in (original, cause):
@@ -541,6 +546,11 @@ def _plain_error(error: BaseException) -> Exception:
     for line in reversed(text.splitlines()):
         if "UserError: " in line:
             return UserError(line.split("UserError: ", 1)[1])
+    gone = (of_ray.RayActorError, of_ray.WorkerCrashedError, of_ray.RaySystemError, of_ray.ObjectLostError)
+    if any(isinstance(cause, gone) for cause in causes(error)):
+        return ProcessError(
+            f"backend: Ray: {_first_line(error)} What is finished is kept, and the same command goes on"
+        )
     return SvdBatchError(_first_line(error))
 
 

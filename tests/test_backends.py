@@ -16,9 +16,17 @@ import pyarrow as pa
 import pytest
 
 from svd_batch import backends
-from svd_batch.backends import MAX_TEMP_PATH, LoadSettings, RayBackend, RayGenerate, SerialBackend, remove_leftovers
+from svd_batch.backends import (
+    MAX_TEMP_PATH,
+    LoadSettings,
+    RayBackend,
+    RayGenerate,
+    SerialBackend,
+    _plain_error,
+    remove_leftovers,
+)
 from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
-from svd_batch.errors import SvdBatchError, UserError
+from svd_batch.errors import ProcessError, SvdBatchError, UserError
 from svd_batch.load import load_image
 from svd_batch.manifest import read_manifest
 from svd_batch.owner import temporary_prefix
@@ -277,6 +285,17 @@ def test_a_constructor_that_dies_ends_the_run_with_a_sentence_and_not_never(
     start(ray_backend, BackendConfig())
     with pytest.raises(UserError, match="model: 3 processes ended while they loaded it"):
         list(ray_backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+
+
+def test_an_actor_that_ray_has_no_other_for_is_a_sentence_and_a_bug_keeps_its_traceback() -> None:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    told = _plain_error(ActorDiedError())
+    assert isinstance(told, ProcessError)
+    assert "The actor died unexpectedly" in str(told)
+    assert "the same command goes on" in str(told)
+    bug = _plain_error(RayTaskError("generate", "Traceback…", ValueError("a bug")))
+    assert type(bug) is SvdBatchError
 
 
 def test_more_actors_than_the_cluster_can_feed_are_refused_before_the_start() -> None:
