@@ -22,8 +22,8 @@ from svd_batch.records import CELL_FIELDS
 
 LIMIT_S = {"serial": 180.0, "ray": 300.0}
 """A run that takes longer hangs."""
-PATIENCE_S = 30.0
-"""How long Ray's processes may outlive a finished run."""
+PATIENCE_S = 90.0
+"""How long Ray's processes may outlive a finished run; after a raylet's death its agents call a gone head for 60 s."""
 MOST_AFTER_LAST = 3
 """Kills of runs that have nothing to make any more, before a round may finish."""
 POLL_S = 0.02
