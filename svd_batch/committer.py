@@ -118,6 +118,7 @@ class Committer:
             }
             checked = time.perf_counter() - encoded_at
             seconds = {"encode_s": encoded_at - start, "commit_s": checked, "write_s": 0.0}
+            self.attempts.forget(planned.video_id)  # a process that dies from here on dies of something else
             return Encoded(temporary, self._record(loaded, planned, generated, written, seconds))
         return failed[0]
 
@@ -130,7 +131,6 @@ class Committer:
             commit_s = round(record.commit_s + time.perf_counter() - start, 6)
             write_s = round(record.encode_s + commit_s, 6)
             record = dataclasses.replace(record, commit_s=commit_s, write_s=write_s)
-            self.attempts.forget(planned.video_id)  # a process that dies from here on dies of something else
             self.store.commit_video(encoded.temporary, record)
             self.store.clear_failure(loaded.unit.image.image_id)
             return record

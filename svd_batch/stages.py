@@ -118,6 +118,8 @@ class Generate:
                 if stop.is_set() or self._closing.is_set():
                     return
                 self._make(loaded, [planned], futures)
+            if suspects:  # nor may the next unit be in hand as long as one is
+                self._drain()
         except BaseException as error:
             if isinstance(error, ProcessError):  # what has its frames can still be written
                 self._drain()

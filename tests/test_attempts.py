@@ -14,6 +14,7 @@ import pytest
 from builders import make_cell, make_image, make_store
 from stub_engine import Act, StubEngine
 
+from svd_batch import video
 from svd_batch.attempts import AttemptLog, Attempts
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.errors import ProcessError, condemns
@@ -113,6 +114,38 @@ def test_a_suspect_is_made_last_and_alone(store: Store) -> None:
     engine = StubEngine(batch_size=4)
     process(store.root, unit(1, 2, 3), engine)
     assert engine.batches == [[1, 3], [2]]
+
+
+def test_the_next_unit_is_not_begun_while_a_suspect_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    AttemptLog(store).begin(f"{1:020}")
+    engine = StubEngine()
+    begun_before_the_end: list[int] = []
+    write = video.write_video
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.3)
+        write(*arguments)
+        begun_before_the_end.append(len(engine.batches))
+
+    monkeypatch.setattr(video, "write_video", slowly)
+    settings = GenerateSettings(str(store.root), ModelConfig(), "r", MemoryConfig(), VideoConfig(), "f")
+    make: Any = lambda: engine  # noqa: E731
+    stage = Generate(settings, make)
+    begun = [stage(LoadedUnit(work, PICTURE, "0" * 64, 0.0)) for work in (unit(1), unit(2))]
+    assert [outcomes(list(results)) for results in begun] == [{1: "video"}, {2: "video"}]
+    stage.close()
+    assert begun_before_the_end == [1, 2]
+
+
+def test_a_process_that_dies_after_encoding_has_not_died_of_the_item(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_the_flush: list[int] = []
+    monkeypatch.setattr(
+        "svd_batch.committer.flush", lambda path: at_the_flush.append(AttemptLog(store).of(f"{1:020}").num)
+    )
+    process(store.root, unit(1), StubEngine())
+    assert at_the_flush == [0]
 
 
 def test_what_succeeds_or_fails_in_the_usual_way_leaves_no_attempts(store: Store) -> None:

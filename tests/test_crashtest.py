@@ -7,14 +7,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import make_cell, make_failure, make_output
+from builders import make_cell, make_failure, make_output, write_parquet
 from crash import oracle
 from crash.command import main
 from crash.kills import Chooser, State
+from crash.rounds import Expected, Killed, Round
 from crash.steps import STEPS
 
 from svd_batch.store import INTERNAL, Store
@@ -147,6 +150,30 @@ def test_nothing_is_adopted_where_there_is_nothing_to_adopt() -> None:
         planned = chooser.next(State(0, 0, 0))
         chooser.counts[planned.name] += 1
     assert not {s.name for s in STEPS if s.group in ("commit", "adopt", "tidy")} & set(chooser.counts)
+
+
+@pytest.mark.parametrize(
+    ("kills", "error_type", "expected"),
+    [
+        ((11, 21, 31), "ProcessDied", ["a"]),
+        ((11, 21), "ProcessDied", []),
+        ((11, 12, 13), "ProcessDied", []),
+        ((11, 21, 31), "OSError", []),
+    ],
+)
+def test_what_kills_hit_in_the_making_three_times_may_be_set_aside(
+    kills: tuple[int, ...], error_type: str, expected: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    write_parquet(output / "failures.parquet", {"video_id": ["a"], "error_type": [error_type]})
+    begun = [json.dumps({"kind": "begin", "time": time, "pid": 1, "what": "a"}) for time in (10, 20, 30)]
+    output.with_suffix(".events").write_text("\n".join(begun))
+    place: Any = SimpleNamespace(root=tmp_path)
+    chooser: Any = None
+    played = Round(place, "out", "serial", Expected({}, {}, 1.0), chooser)
+    played.outcome.killed = [Killed("serial", "any", float(time), True, True) for time in kills]
+    assert played._set_aside() == expected
 
 
 def crash(*arguments: object, out: Path) -> dict[str, object]:

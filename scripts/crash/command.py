@@ -59,6 +59,7 @@ class Test:
         self.faulted: list[Faulted] = []
         self.violations: list[str] = []
         self.num_rounds = 0
+        self.num_set_aside = 0
         self._start = time.monotonic()
 
     def play(self) -> Report:
@@ -75,7 +76,9 @@ class Test:
                 self.violations.append(f"{came} of {asked} kills and faults came, the others never got to their steps")
         settings = {k: v for k, v in vars(self.arguments).items() if k != "json"}
         seconds = time.monotonic() - self._start
-        return Report(settings, self.killed, self.faulted, self.num_rounds, seconds, self.violations)
+        return Report(
+            settings, self.killed, self.faulted, self.num_rounds, self.num_set_aside, seconds, self.violations
+        )
 
     def _play(self, backend: str, num_kills: int, num_faults: int) -> None:
         wanted, wrong = expected(self.place, backend)
@@ -101,6 +104,7 @@ class Test:
             found = outcome.play(num_left, lambda o=outcome: self._say(len(o.outcome.killed)))  # type: ignore[misc]
             self.killed += found.killed
             self.violations += found.violations
+            self.num_set_aside += found.num_set_aside
             num_barren = 0 if found.killed else num_barren + 1
 
     def _fault(self, backend: str, wanted: Expected, number: int) -> None:

@@ -20,6 +20,7 @@ class Report:
     killed: Sequence[Killed]
     faulted: Sequence[Faulted]
     num_rounds: int
+    num_set_aside: int
     seconds: float
     violations: Sequence[str]
 
@@ -30,6 +31,7 @@ class Report:
             "num_kills": len(self.killed),
             "num_faults": len(self.faulted),
             "num_rounds": self.num_rounds,
+            "num_set_aside": self.num_set_aside,
             "seconds": self.seconds,
             "figures": {backend: figures(self.killed, backend) for backend in _backends(self.killed)},
             "violations": list(self.violations),
@@ -49,6 +51,7 @@ class Report:
             yield f"storage faults: {len(self.faulted)}"
         for name, count in sorted(Counter(f"{f.error}: {f.answer}" for f in self.faulted).items()):
             yield f"  {count:3} × {name}"
+        yield f"set aside by three kills in the making, and made by retry_failed=true: {self.num_set_aside}"
         yield f"violations: {len(self.violations)} in {self.num_rounds} jobs, {self.seconds:.0f} s"
         yield from (f"  {text}" for text in self.violations)
 

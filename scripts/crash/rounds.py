@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from crash.kills import DRIVER, Chooser, Planned, State
 from crash.processes import RAYLET
 from crash.settings import Kill
 from crash.workplace import Run, Workplace, events_of
+from svd_batch.attempts import MAX_ATTEMPTS
 from svd_batch.records import CELL_FIELDS
 
 LIMIT_S = {"serial": 180.0, "ray": 300.0}
@@ -65,6 +66,8 @@ class Outcome:
 
     killed: list[Killed] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    num_set_aside: int = 0
+    """Videos that as many kills hit in the making as the product takes; `retry_failed=true` has made them."""
 
 
 def expected(place: Workplace, backend: str) -> tuple[Expected, list[str]]:
@@ -120,6 +123,9 @@ class Round:
             say()
             if code == 0 or self.outcome.violations:
                 break
+        if not self.outcome.violations and (videos := self._set_aside()):
+            self.outcome.num_set_aside = len(videos)
+            self._once(None, len(self._starts), ["retry_failed=true"])
         if not self.outcome.violations:
             self._judge()
         self._measure()
@@ -135,11 +141,22 @@ class Round:
         missing = len(self.wanted.sha256) - len(now.committed) - len(now.adoptable)
         return State(missing, len(now.adoptable), len(strays))
 
-    def _once(self, planned: Planned | None, number: int) -> int | None:
+    def _set_aside(self) -> list[str]:
+        """Return the videos that are failures since kills hit them in the making as often as the product bears."""
+        begun = [(self.wanted.ids.get(e.what, e.what), e.time) for e in self._events("begin")]
+        found = []
+        for row in pq.read_table(self.output / "failures.parquet").to_pylist():
+            times = [time for video_id, time in begun if video_id == row["video_id"]]
+            hit = {max((t for t in times if t < killed.time), default=None) for killed in self.outcome.killed}
+            if row["error_type"] == "ProcessDied" and len(hit - {None}) >= MAX_ATTEMPTS:
+                found.append(str(row["video_id"]))
+        return found
+
+    def _once(self, planned: Planned | None, number: int, more: Sequence[str] = ()) -> int | None:
         """Start the command, kill as planned, wait for the end and look at what is there; return the exit code."""
         flag = self.place.root / f"{self.output.name}-{number}.flag"
         kill = Kill(planned.step, planned.count, str(flag)) if planned and planned.step else None
-        run = self.place.start(self.output, self.backend, kill=kill)
+        run = self.place.start(self.output, self.backend, kill=kill, more=more)
         self._starts.append(run.started)
         killed = None
         if planned is not None:
