@@ -313,6 +313,9 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, argv
     try:
+        if not any(word.startswith("-") or "hydra" in word for word in argv[1:]):
+            _compose(task, argv[1:])
+            return
         with ExitStack() as stack:
             if {"-m", "--multirun"} & set(argv):  # a multirun.yaml is written there, whatever conf/ says
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=temporary_prefix()))
@@ -325,6 +328,20 @@ def _hydra(task: Callable[[Any], None], argv: list[str]) -> None:
         raise _one_sentence(error) from None
     finally:
         sys.argv = before
+
+
+def _compose(task: Callable[[Any], None], overrides: list[str]) -> None:
+    """Call `task` with the configuration of a single job: `hydra.main` composes it twice, 0.2 s each."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        node = compose("config", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(node)
+        with open_dict(node):
+            del node["hydra"]
+        task(node)
 
 
 def store_schemas() -> None:
