@@ -491,6 +491,15 @@ def test_nothing_sticks_out_sideways(page: Opened, width: int) -> None:
     page.page.set_viewport_size({"width": 1280, "height": 800})
 
 
+def test_on_a_phone_the_highest_value_stands_below_the_right_end_of_its_histogram(page: Opened) -> None:
+    page.page.set_viewport_size({"width": 360, "height": 800})
+    right = "id => document.getElementById(id).getBoundingClientRect().right"
+    assert page.page.evaluate(f"({right})('histogram-high')") == pytest.approx(
+        page.page.evaluate(f"({right})('histogram')"), abs=2
+    )
+    page.page.set_viewport_size({"width": 1280, "height": 800})
+
+
 def test_the_button_changes_light_and_dark(page: Opened) -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
     before = page.page.evaluate(colour)
