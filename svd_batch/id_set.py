@@ -96,9 +96,13 @@ class IdSet(Set[str]):
         return _ID.fullmatch(text) is not None and bool(self.contains(*pack(text.encode()))[0])
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, IdSet) and not self._others and not other._others:
-            return np.array_equal(self._high, other._high) and np.array_equal(self._low, other._low)
-        return super().__eq__(other)
+        if not isinstance(other, IdSet):
+            return super().__eq__(other)
+        if len(self) != len(other):
+            return False
+        if np.array_equal(self._high, other._high) and np.array_equal(self._low, other._low):
+            return self._others == other._others
+        return bool(other.contains(self._high, self._low).all()) and all(text in other for text in self._others)
 
     __hash__ = None  # type: ignore[assignment]
 

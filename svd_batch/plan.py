@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, compress, islice, pairwise
@@ -213,22 +214,35 @@ def _count(images: Sequence[ImageRecord], request: Request) -> _Counts:
 
 
 def _count_known(images: Sequence[ImageRecord], request: Request, done: IdSet, failed: Set[str]) -> _Counts:
-    """Count against what is done or failed, some thousand images at once."""
+    """Count against what is done or failed, some thousand images at once.
+
+    One thread looks ids up, which NumPy does without holding the others up, while the next ones are derived.
+    """
     failed_videos = IdSet.of(failed)
     asked, found, wanted = (np.zeros(len(images), np.int64) for _ in range(3))
     remaining = iter(images)
-    for start in range(0, len(images), _AT_ONCE):
-        some = list(islice(remaining, _AT_ONCE))
-        part = slice(start, start + len(some))
-        digests = [request.digests(image) for image in some]
-        asked[part] = [len(one) for one in digests]
+
+    def look_up(part: slice, digests: list[list[bytes]], left_out: list[bool]) -> None:
         packed = unpack(b"".join(chain.from_iterable(digests)))
         is_done = done.contains(*packed)
         is_failed = failed_videos.contains(*packed) & ~is_done if failed else np.zeros_like(is_done)
         ends = np.cumsum(asked[part])
         found[part] = _sums(is_done, ends)
         wanted[part] = asked[part] - found[part] - _sums(is_failed, ends)
-        wanted[part][[image.image_id in failed for image in some]] = 0
+        wanted[part][left_out] = 0
+
+    with ThreadPoolExecutor(1) as pool:
+        before: Future[None] | None = None
+        for start in range(0, len(images), _AT_ONCE):
+            some = list(islice(remaining, _AT_ONCE))
+            part = slice(start, start + len(some))
+            digests = [request.digests(image) for image in some]
+            asked[part] = [len(one) for one in digests]
+            if before is not None:
+                before.result()  # no more than two lots in memory
+            before = pool.submit(look_up, part, digests, [image.image_id in failed for image in some])
+        if before is not None:
+            before.result()
     return asked, found, wanted
 
 

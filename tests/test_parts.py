@@ -260,6 +260,28 @@ def test_late_ids_are_in_the_set_in_every_way() -> None:
     assert ids.contains(*pack((video_id(20) + video_id(3) + video_id(21)).encode())).tolist() == [True, True, False]
 
 
+def test_sets_are_equal_however_their_ids_are_kept() -> None:
+    texts = {video_id(i) for i in range(10)}
+    late = IdSet.of(texts - {video_id(3)}).with_others({video_id(3), "no id"})
+    assert late == IdSet.of({*texts, "no id"})
+    assert late == {*texts, "no id"}
+    assert late != IdSet.of(texts)
+    assert late != IdSet.of({*texts, "another"})
+    assert late != IdSet.of({*(texts - {video_id(4)}), video_id(20), "no id"})
+
+
+def test_large_sets_with_late_ids_are_compared_without_looking_each_id_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {video_id(i) for i in range(300)}
+    sets = [IdSet.of(texts).with_others({video_id(late) for late in range(300, more)}) for more in (301, 301, 302)]
+    looked_up: list[object] = []
+    contains = IdSet.__contains__
+    monkeypatch.setattr(IdSet, "__contains__", lambda s, text: looked_up.append(text) or contains(s, text))
+    assert sets[0] == sets[1]
+    assert sets[0] != sets[2]
+    assert sets[2] == IdSet.of({*texts, video_id(300), video_id(301)})
+    assert len(looked_up) <= 4
+
+
 def test_nothing_is_taken_for_an_id_that_is_none() -> None:
     with pytest.raises(ValueError, match="20 hex digits"):
         pack(b"xy" * 10)
