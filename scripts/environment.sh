@@ -23,6 +23,8 @@ make_environment() {
     wanted=$(cat pyproject.toml constraints.txt svd_batch/__init__.py | cksum)
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
     echo "installing svd_batch${extras:+ with extras $extras} into .venv; PyTorch is large, the first time takes minutes"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}" || return 2
+    # --no-compile: of tens of thousands of modules a few are ever imported, and those are compiled then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+        -e ".${extras:+[$extras]}" || return 2
     echo "$wanted" > "$stamp"
 }
