@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections import deque
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from svd_batch import checkpoint
+from svd_batch import checkpoint, ray_watch
 from svd_batch.access import ACCESS, Access
 from svd_batch.attempts import loading
 from svd_batch.config import BackendConfig, Fit
@@ -180,6 +181,7 @@ class RayBackend:
         self.num_gpus = 0.0
         self.started = False
         self.is_asking = False
+        self._watched = threading.Event()
 
     def start(self, say: Say = _ignore) -> int:
         """Start Ray here or join the cluster, check that the actors fit, and return the largest number of them.
@@ -211,6 +213,8 @@ class RayBackend:
             where = f"at {self.config.address}" if self.config.address else "on this machine"
             raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}") from error
         self.started = True
+        if self.temporary is not None:
+            self._watched = ray_watch.watch(say)
         self._wait_for_room(say)
         return self.num_actors[1]
 
@@ -359,6 +363,7 @@ class RayBackend:
 
     def stop(self, logs: Path) -> None:
         """Leave the cluster; end a Ray of our own, keep its logs and remove its temporary folder."""
+        self._watched.set()
         if self.started:
             import ray
 
