@@ -26,5 +26,13 @@ make_environment() {
     # --no-compile: of tens of thousands of modules a few are ever imported, and those are compiled then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
         -e ".${extras:+[$extras]}" || return 2
+    # but what Ray's processes import, for they must all have started within half a minute
+    .venv/bin/python - <<'PYTHON' || return 2
+import compileall, importlib.util, re
+for name in ("ray", "aiohttp", "grpc", "opentelemetry"):
+    spec = importlib.util.find_spec(name)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        compileall.compile_dir(folder, quiet=2, workers=0, rx=re.compile("/(rllib|train|tune|serve|llm)/"))
+PYTHON
     echo "$wanted" > "$stamp"
 }
