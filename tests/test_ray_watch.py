@@ -1,4 +1,4 @@
-"""What is said when one of Ray's processes dies. `scripts/crashtest` kills real raylets, and wants the sentence."""
+"""What is said when one of Ray's processes dies; `scripts/crashtest` kills real raylets."""
 
 from __future__ import annotations
 
