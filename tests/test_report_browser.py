@@ -64,7 +64,8 @@ def with_metrics(store: Store) -> None:
     noise = np.array(table["noise_aug_strength"].to_pylist())
     motion: list[Any] = (bucket / 100 + noise).tolist()
     motion[-1] = None
-    columns = {"motion": motion, "likeness": (1 - bucket / 300).tolist(), "is_frozen": (bucket == 20).tolist()}
+    likeness = (1 - bucket / 300).tolist()
+    columns = {"motion": motion, "likeness": likeness, "is_frozen": (bucket == 20).tolist(), "sharpness": likeness}
     for name, values in columns.items():
         table = table.set_column(table.column_names.index(name), name, pa.array(values))
     pq.write_table(table, store.metadata)
@@ -292,6 +293,7 @@ def test_the_pointer_over_a_clip_shows_its_parameters_and_metrics(page: Opened) 
     page.page.wait_for_selector("#card:not([hidden])")
     assert "motion_bucket_id\t127" in page.text("#card")
     assert "likeness\t0" in page.text("#card")
+    assert page.page.eval_on_selector("#card", "card => card.scrollWidth <= card.clientWidth")
     page.page.mouse.move(5, 5)
 
 
@@ -336,6 +338,28 @@ def test_two_marked_clips_are_compared_in_step(page: Opened) -> None:
     ]  # fmt: skip
 
 
+def test_on_a_phone_what_is_chosen_for_two_clips_stands_beside_each_other(page: Opened) -> None:
+    page.page.set_viewport_size({"width": 390, "height": 800})
+    page.page.focus("#canvas .cell >> nth=0")
+    for key in ("c", "ArrowRight", "c"):
+        page.page.keyboard.press(key)
+    left, right = (page.page.locator(f"#side-{side} :is(span, select)") for side in (0, 1))
+    edge = "(all, edge) => all.map(e => e.getBoundingClientRect()[edge])"
+    assert max(left.evaluate_all(edge, "right")) <= min(right.evaluate_all(edge, "left"))
+    assert page.page.eval_on_selector("#compare", "e => e.scrollWidth <= e.clientWidth")
+    assert page.page.eval_on_selector("#compare h2", "e => e.getClientRects().length && e.scrollWidth > 60")
+    page.page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_a_clip_that_is_marked_stays_as_large_as_it_was(page: Opened) -> None:
+    page.page.focus("#canvas .cell >> nth=0")
+    box = "e => { const { width, height } = e.getBoundingClientRect(); return [width, height]; }"
+    before = page.page.eval_on_selector("#canvas .clip", box)
+    page.page.keyboard.press("c")
+    assert page.count("#canvas .cell.marked") == 1
+    assert page.page.eval_on_selector("#canvas .cell.marked .clip", box) == before
+
+
 def test_the_divider_uncovers_one_of_two_clips(page: Opened) -> None:
     page.page.focus("#canvas .cell >> nth=0")
     for key in ("c", "ArrowRight", "c"):
@@ -370,7 +394,12 @@ def test_a_bound_moves_the_lookup_to_a_cell_that_keeps_it(page: Opened) -> None:
     page.page.eval_on_selector("#target", "e => { e.value = 2.4; e.dispatchEvent(new Event('input')); }")
     set_bounds(page, [("likeness", "least", 0.5)])
     assert "motion_bucket_id 127, noise_aug_strength 0.1" in page.text("#lookup-all")
-    assert "2 of 2 pictures" in page.text("#lookup-all")
+    assert "(medians over 2 pictures; 2 of them keep likeness ≥ 0.500)" in page.text("#lookup-all")
+
+
+def test_the_lookup_says_of_all_pictures_that_its_figures_are_of_all(page: Opened) -> None:
+    set_bounds(page, [("likeness", "least", 0.99)])
+    assert "(medians over 2 pictures; 0 of them keep likeness ≥ 0.990)" in page.text("#lookup-all")
 
 
 @pytest.mark.parametrize("target", ["1.5", "most", "least"])
@@ -534,6 +563,17 @@ def test_animated_pictures_are_shown(browser: Browser, tmp_path: Path) -> None:
     opened.page.wait_for_selector("#canvas .clip img")
     opened.until("() => document.querySelector('#canvas .clip img').naturalWidth === 48")
     assert not opened.complaints
+    opened.page.close()
+
+
+def test_a_long_id_leaves_room_for_the_columns_beside_it(browser: Browser, tmp_path: Path) -> None:
+    store = make_output(tmp_path / "out", image_ids=["a" * 120, "b" * 120], cells=GRID[:2])
+    with_metrics(store)
+    opened = open_file(browser, write_report(store.root), "play=0")
+    for width in (390, 1280):
+        opened.page.set_viewport_size({"width": width, "height": 800})
+        code = "cell => cell.getBoundingClientRect().right - cell.closest('.scroll').getBoundingClientRect().right"
+        assert opened.page.eval_on_selector("#lookup-each td", code) <= 0
     opened.page.close()
 
 

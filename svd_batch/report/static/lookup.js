@@ -226,8 +226,8 @@ function drawForAll() {
   byId("lookup-next").hidden = found.ranked.length < 2;
   if (!best) return byId("lookup-all").replaceChildren("No video has values of all of these.");
   const given = found.metrics.map((name, m) => `${withUnit(best.values[m], measureNamed(name))} of ${measureNamed(name).title}`);
-  const pictureWords = found.bounds.length ? `${best.kept} of ${plural(best.num, "picture")} with ${found.bounds.map(bound => boundWords(bound)).join(" and ")}` : plural(best.num, "picture");
-  byId("lookup-all").replaceChildren(make("b", {}, cellWords(best.key)), ` makes ${given.join(" and ")} (median over ${pictureWords}).`,
+  const kept = found.bounds.length ? `; ${best.kept} of them ${best.kept === 1 ? "keeps" : "keep"} ${found.bounds.map(bound => boundWords(bound)).join(" and ")}` : "";
+  byId("lookup-all").replaceChildren(make("b", {}, cellWords(best.key)), ` makes ${given.join(" and ")} (${given.length > 1 ? "medians" : "median"} over ${plural(best.num, "picture")}${kept}).`,
     best.miss > 0 ? ` No cell keeps ${found.bounds.length === 1 ? "the bound" : "the bounds"} on half of its pictures; this one comes nearest: it ${missWords(best)}.` : "",
     found.numSparse ? ` ${plural(found.numSparse, "cell")} passed over: most pictures lack ${found.numSparse === 1 ? "it" : "them"}.` : "");
   const next = found.ranked.slice(1, 1 + NUM_NEXT).filter(one => one.miss === 0 || best.miss > 0);
