@@ -12,6 +12,8 @@ import pytest
 from sweep_tables import Row, noise, sweep, sweep_table
 
 from svd_batch.analysis import Sentence, analyse, to_json, videos_of
+from svd_batch.analysis.sentences import variance
+from svd_batch.analysis.variance import Shares
 from svd_batch.analysis.wording import number, pair
 
 BUCKETS = {"motion_bucket_id": [20, 60, 100, 140, 180, 220, 240]}
@@ -196,6 +198,13 @@ def test_an_axis_by_itself_has_no_interplay_and_one_that_explains_all_by_force_n
 def test_an_axis_over_several_pictures_has_interplay_with_them():
     sentence = analyse(sweep(BUCKETS, pictures=3, metrics={"motion": ramp})).sentences[-1]
     assert sentence.text.endswith("the picture 0 % and their interplay and chance 0 %")
+
+
+def test_no_share_of_an_incomplete_grid_is_told_as_more_than_the_whole():
+    shares = Shares("likeness", 0.1, {"fps": 1.02, "motion_bucket_id": -0.02}, -0.1, 0.0, 8, False, True)
+    sentence = variance(shares)
+    assert sentence
+    assert "about fps 100 %, motion_bucket_id 0 %, the picture 10 %" in sentence.text
 
 
 def test_a_single_cell_has_no_shares():

@@ -231,4 +231,4 @@ def variance(found: Shares) -> Sentence | None:
 
 
 def _percent(share: float) -> str:
-    return f"{max(share, 0.0) * 100:.0f} %"
+    return f"{min(max(share, 0.0), 1.0) * 100:.0f} %"  # of an incomplete grid, shares may lie outside
