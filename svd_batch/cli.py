@@ -614,7 +614,7 @@ def _recommend(rest: list[str]) -> int:
     wanted.add_argument("--target", metavar="METRIC=VALUE", help="the same for any metric, e.g. flicker=least")
     parser.add_argument("--min-likeness", metavar="VALUE", help="short for --at-least likeness=VALUE")
     for side in ("least", "most"):
-        text = f"a bound to keep; may be given again, e.g. {'likeness=0.8' if side == 'least' else 'flicker=0.02'}"
+        text = f"a bound to keep; may be given again, e.g. {'likeness=0.8' if side == 'least' else 'flicker=4'}"
         parser.add_argument(f"--at-{side}", metavar="METRIC=VALUE", action="append", default=[], help=text)
     parser.add_argument(
         "--pictures",
