@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -104,6 +105,13 @@ def data_of(path: Path) -> dict[str, Any]:
 def test_the_axis_with_most_values_comes_first(motion: Any, noise: Any, expected: list[str]):
     sweep = sweep_over(expand(make_cell(), {"motion_bucket_id": motion, "noise_aug_strength": noise}))
     assert names(sweep) == expected
+
+
+def test_parameters_that_change_together_are_one_axis():
+    cells = [make_cell(motion_bucket_id=m, noise_aug_strength=n) for m, n in ((20, 0.3), (127, 0.1), (240, 0.02))]
+    (axis,) = varying_axes(sweep_over(cells))
+    assert (axis.label, axis.values) == ("motion_bucket_id (noise_aug_strength)", (20, 127, 240))
+    assert axis.also == {"noise_aug_strength": (0.3, 0.1, 0.02)}
 
 
 def test_what_is_the_same_for_all_is_told_once():
@@ -308,6 +316,18 @@ def test_the_folder_is_one_more_axis(tmp_path: Path):
     roots = [make_output(tmp_path / name, image_ids=["cat"], cells=GRID[:2]).root for name in ("a", "b")]
     axes = {axis.name: axis.values for axis in varying_axes(read_sweep(roots))}
     assert axes == {"noise_aug_strength": (0.02, 0.1), "output": ("a", "b")}
+
+
+def test_what_differs_with_the_folder_alone_is_no_axis_of_its_own(tmp_path: Path):
+    steps = {"a": 25, "b": 6, "c": 6}
+    cells = {name: [dataclasses.replace(cell, num_inference_steps=n) for cell in GRID[:2]] for name, n in steps.items()}
+    roots = [make_output(tmp_path / name, image_ids=["cat"], cells=cells[name]).root for name in steps]
+    page = write_report(roots)
+    output, noise = data_of(page)["axes"]
+    assert (output["name"], output["label"]) == ("output", "output (num_inference_steps)")
+    assert output["texts"] == ["a (25)", "b (6)", "c (6)"]
+    assert noise["name"] == "noise_aug_strength"
+    assert "3 folders (num_inference_steps) × 2 values of noise_aug_strength" in Tags(page).text
 
 
 def test_folders_of_the_same_name_are_told_apart_by_their_parents(tmp_path: Path):

@@ -64,7 +64,10 @@ def _axis(axis: Axis) -> dict[str, Any]:
     fields = (OUTPUT, *CELL_FIELDS)
     order = fields.index(axis.name) if axis.name in fields else len(fields)
     texts = [_text(value) for value in axis.values]
-    return {"name": axis.name, "values": list(axis.values), "texts": texts, "order": order}
+    if axis.also:
+        beside = zip(*axis.also.values(), strict=True)
+        texts = [f"{text} ({', '.join(map(_text, one))})" for text, one in zip(texts, beside, strict=True)]
+    return {"name": axis.name, "label": axis.label, "values": list(axis.values), "texts": texts, "order": order}
 
 
 def _text(value: Any) -> str:

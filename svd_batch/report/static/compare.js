@@ -61,7 +61,7 @@ function sideControls(clip, side) {
   const inCell = pictures.id.map((id, p) => [p, id, clipAt.has(cellKey(p, places))]).filter(([p, , isThere]) => isThere && p < 2000);
   return [
     chooser("picture", inCell, pictureOf[clip], p => clipAt.get(cellKey(p, places))),
-    ...axes.map((axis, i) => chooser(axis.name, axis.texts.map((text, p) => [p, text, at(i, p) !== undefined]), places[i], p => at(i, p))),
+    ...axes.map((axis, i) => chooser(axis.label, axis.texts.map((text, p) => [p, text, at(i, p) !== undefined]), places[i], p => at(i, p))),
   ];
 }
 

@@ -12,7 +12,7 @@ function fillSelect(id, options, value) {
 const measureOptions = list => list.map(m => [m.name, m.unit && m.unit !== "bytes" ? `${m.title}, ${m.unit}` : m.title]);
 
 function fillControls() {
-  const names = axes.map(axis => [axis.name, axis.name]);
+  const names = axes.map(axis => [axis.name, axis.label]);
   fillSelect("x", names.length ? names : [["", "the only cell"]], state.x);
   fillSelect("y", [...names.filter(([name]) => name !== state.x), ["", "nothing"]], state.y === state.x ? "" : state.y);
   fillSelect("tint", [["", "nothing"], ...measureOptions(measures)], state.tint);
@@ -40,14 +40,14 @@ function fillSliders() {
         places.set(axis.name, Number(event.target.value));
         change({ at: [...places].map(pair => pair.join(":")).join(",") }, "slider");
       } });
-    return make("label", { class: "slider" }, make("span", {}, axis.name), slider, shown);
+    return make("label", { class: "slider" }, make("span", {}, axis.label), slider, shown);
   }));
 }
 
 // --- filters -----------------------------------------------------------------------------------------------------------
 
 function fillFilters() {
-  byId("values").replaceChildren(...axes.map((axis, a) => make("fieldset", {}, make("legend", {}, axis.name),
+  byId("values").replaceChildren(...axes.map((axis, a) => make("fieldset", {}, make("legend", {}, axis.label),
     ...axis.texts.map((text, place) => make("label", { class: "chip" }, make("input", {
       type: "checkbox", checked: !hidden.some(([x, p]) => x === a && p === place), "data-axis": axis.name, "data-place": place,
       onchange: event => toggleValue(axis.name, place, event.target.checked) }), text)))));

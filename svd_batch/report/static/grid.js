@@ -205,7 +205,7 @@ function drawHeads() {
   heads.hidden = view.byClip || view.x < 0;
   if (heads.hidden) return;
   const named = view.columns.map(place => make("div", { class: "column-label", role: "columnheader" }, axes[view.x].texts[place]));
-  const corner = make("div", { class: "corner" }, `${view.y < 0 ? "" : `${axes[view.y].name} ↓  `}${axes[view.x].name} →`);
+  const corner = make("div", { class: "corner" }, `${view.y < 0 ? "" : `${axes[view.y].label} ↓  `}${axes[view.x].label} →`);
   heads.replaceChildren(corner, make("div", { class: "column-labels", role: "row" }, make("div", { class: "line-label" }), ...named));
 }
 

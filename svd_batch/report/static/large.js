@@ -39,10 +39,10 @@ function neighbour(clip, axis, by) {
 function axisStepper(axis, i, clip) {
   const button = (by, sign, word) => {
     const next = neighbour(clip, i, by);
-    return make("button", { type: "button", class: "small", disabled: next === null, "aria-label": `${word} ${axis.name}`,
+    return make("button", { type: "button", class: "small", disabled: next === null, "aria-label": `${word} ${axis.label}`,
       onclick: () => { openLarge(next); byId("large-axes").children[i].querySelectorAll("button")[by > 0 ? 1 : 0].focus(); } }, sign);
   };
-  return make("div", { class: "stepper" }, make("span", {}, axis.name), button(-1, "‹", "lower"), make("b", {}, axis.texts[placeOf[i][clip]]),
+  return make("div", { class: "stepper" }, make("span", {}, axis.label), button(-1, "‹", "lower"), make("b", {}, axis.texts[placeOf[i][clip]]),
     button(1, "›", "higher"));
 }
 

@@ -39,7 +39,7 @@ function showCard(cell) {
   const { clip } = cell;
   const metrics = measures.filter(m => columnOf(m.name)[clip] !== null).map(m => [m.title, withUnit(columnOf(m.name)[clip], m)]);
   card.replaceChildren(make("b", {}, pictureName(clip)), make("table", {},
-    make("tbody", {}, ...rows(axes.map((axis, i) => [axis.name, axis.texts[placeOf[i][clip]]])), ...rows([["seed", textOf("seed", clip)]])),
+    make("tbody", {}, ...rows(axes.map((axis, i) => [axis.label, axis.texts[placeOf[i][clip]]])), ...rows([["seed", textOf("seed", clip)]])),
     make("tbody", {}, ...rows(metrics.slice(0, 14)))));
   card.hidden = false;
   const at = cell.getBoundingClientRect();
