@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from sweep_tables import sweep
 
 from svd_batch.analysis import Analysis, analyse, describe
-from svd_batch.report.canvas import PNG_DPI, Canvas
-from svd_batch.report.plots import SIZE, draw_curve, span_of
+from svd_batch.report.canvas import PNG_DPI, Canvas, settings, write_around
+from svd_batch.report.plots import SIZE, WIDE, draw_curve, span_of
 from svd_batch.report.svg import COLOURS, salt
 
 STATIC = Path(__file__).parents[1] / "svd_batch/report/static"
@@ -91,6 +92,23 @@ def test_files_have_the_size_that_print_needs_and_the_same_bytes_each_time(analy
     for suffix in ("png", "svg"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     assert b"<dc:date>" not in (tmp_path / "a.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "below", "right", "is_whole"),
+    [
+        (WIDE, "motion, px a frame", "motion_bucket_id · noise_aug_strength · fps · max_guidance_scale", False),
+        (WIDE, "motion, px a frame", "motion_bucket_id · noise_aug_strength", True),
+        (SIZE, "deep_cache_interval", "8 to 12 pictures", True),
+    ],
+)
+def test_what_stands_left_and_right_below_a_figure_keeps_apart(size: Any, below: str, right: str, is_whole: bool):
+    axes = Canvas().axes(size)
+    with settings():
+        write_around(axes, size, "likeness", below, right)
+        left, other = (text.get_window_extent() for text in axes.figure.texts[1:])
+    assert left.x1 < other.x0
+    assert (axes.figure.texts[2].get_text() == right) == is_whole
 
 
 def test_figures_in_heatmap_cells_stand_out_from_every_colour():

@@ -162,11 +162,14 @@ def name_steps(axes: Any, at: Sequence[float], names: Sequence[str]) -> None:
 
 
 def write_around(axes: Any, size: tuple[int, int], above: str, below: str, right: str) -> None:
-    """Write what stands above the axes, and below them left and right."""
+    """Write what stands above the axes, and below them left and right, there as much as there is room for."""
     width, height = size
+    below = shortened(below, 34)
+    room = width - MARGINS[0] - MARGINS[1] - 0.6 * FONT_PX * (len(below) + 1)
+    right = shortened(right, int(room / (0.6 * (FONT_PX - 1))))
     figure = axes.figure
     figure.text(6 / width, 1 - 6 / height, shortened(above, 58), va="top", color=COLOURS["ink"], fontsize=FONT_PX)
     left = MARGINS[0] / width
-    figure.text(left, 7 / height, shortened(below, 34), va="bottom", color=COLOURS["ink"], fontsize=FONT_PX)
+    figure.text(left, 7 / height, below, va="bottom", color=COLOURS["ink"], fontsize=FONT_PX)
     right_at = 1 - MARGINS[1] / width
     figure.text(right_at, 7 / height, right, va="bottom", ha="right", color=COLOURS["soft"], fontsize=FONT_PX - 1)
