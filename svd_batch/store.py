@@ -128,6 +128,11 @@ class Store:
             folder = above
         self._no_links[asked] = now
 
+    def check_place(self, folder: Path) -> None:
+        """Raise UserError when a folder to write to lies in OUTPUT, and it or one on the way to it is a symlink."""
+        if folder.is_relative_to(self.root):
+            self.check_no_link(folder / "any")
+
     # --- videos and their records ---------------------------------------------------------------------
 
     def temporary(self, suffix: str) -> Path:

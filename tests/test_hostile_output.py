@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import commit_video, make_record, make_store
+from builders import commit_video, make_output, make_record, make_store
 
-from svd_batch import dataset
+from svd_batch import cli, dataset
 from svd_batch.backends import _keep_logs
 from svd_batch.config import Config
 from svd_batch.console import Console
@@ -81,6 +81,33 @@ def test_an_output_that_is_itself_a_link_is_the_persons_choice(tmp_path: Path):
     store = make_store(tmp_path / "out")
     commit_video(store)
     assert list((tmp_path / "disk/videos").rglob("*.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        (".svd_batch/posters", ("report",)),
+        ("report", ("report", "--markdown")),
+        ("report/plots", ("report", "--markdown")),
+        ("report", ("report", "--contact-sheets")),
+        ("report/contact", ("report", "--contact-sheets")),
+        ("exports", ("export", "--to", "csv")),
+        ("exports/tensorboard", ("export", "--to", "tensorboard")),
+        ("exports/vbench", ("export", "--to", "vbench")),
+    ],
+)
+def test_reports_and_exports_are_not_written_through_links(
+    name: str, command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = make_output(tmp_path / "out")
+    (tmp_path / "elsewhere").mkdir()
+    (store.root / name).parent.mkdir(parents=True, exist_ok=True)
+    (store.root / name).symlink_to(tmp_path / "elsewhere")
+    code = cli.main([command[0], str(store.root), *command[1:]])
+    assert not list((tmp_path / "elsewhere").iterdir())
+    if "posters" not in name:  # the page does without them
+        assert code == 2
+        assert f"output: {store.root / name} is a symlink to" in capsys.readouterr().err
 
 
 def test_logs_are_not_copied_or_written_through_links(tmp_path: Path):

@@ -40,6 +40,7 @@ def export(root: Path, settings: ExportSettings, place: Path | None = None) -> I
     place = place or root / "exports" / (f"{settings.table}.{target}" if target in FILES else _FOLDERS[target])
     if folder.is_inside(place):
         raise UserError(f"-o: {place} is where svd_batch keeps its own; give another place")
+    folder.store.check_place(place.parent if target in FILES else place / "wandb" if target == "wandb" else place)
     yield from _module(target)(folder, settings, place)
 
 

@@ -33,6 +33,7 @@ class WandbSink:
 
     def start(self) -> str:
         """Open the run and return its address, or the command that sends it."""
+        self._store.check_place(self._place / "wandb")
         name = self._store.root.resolve().name
         limits = {"init_timeout": INIT_S, "finish_timeout": CLOSE_S - 5}
         config = saved_config(self._store)
@@ -59,6 +60,7 @@ class TensorboardSink:
 
     def start(self) -> str:
         """Open the file, write the configuration into it and return the command that shows it."""
+        self._store.check_place(self._place)
         self._place.mkdir(parents=True, exist_ok=True)
         self._events = EventFile(self._place)
         config = yaml.safe_dump(saved_config(self._store), sort_keys=False, allow_unicode=True)

@@ -22,7 +22,7 @@ from svd_batch.report.axes import Axis, constants, varying_axes
 from svd_batch.report.extremes import extremes, flagged, rows_that_stand_out
 from svd_batch.report.folders import Sweep, read_sweep
 from svd_batch.report.html import render
-from svd_batch.report.markdown import write_markdown
+from svd_batch.report.markdown import PLOTS, write_markdown
 from svd_batch.report.measures import measures
 from svd_batch.report.page_data import extremes_data, page_data
 from svd_batch.report.provenance import provenance
@@ -58,6 +58,7 @@ def write_report(
     html = page(sweep, path, answered, embed=embed, refresh_s=refresh_s, most_clips=most_clips)
     _write(sweep.folders[0].store, html, path)
     if markdown:
+        sweep.folders[0].store.check_place(roots[0] / FOLDER / PLOTS)
         write_markdown(answered.analysis, roots[0] / FOLDER, answered.cell_s)
     return path
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from svd_batch.report import FOLDER
+from svd_batch.store import Store
 
 
 def write_extras(roots: Sequence[Path], asked: argparse.Namespace) -> Iterator[str]:
@@ -21,5 +22,6 @@ def write_extras(roots: Sequence[Path], asked: argparse.Namespace) -> Iterator[s
 
         for root in roots:
             folder = root / FOLDER / "contact"
+            Store(root).check_place(folder)
             num_sheets = sum(1 for _ in write_contact_sheets(root, folder))
             yield f"{folder}: {num_sheets} contact sheets, PNG and GIF"

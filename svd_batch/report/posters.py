@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from svd_batch.errors import UserError
 from svd_batch.store import Store
 
 MOST_OF_THEIR_OWN = 250
@@ -46,12 +47,13 @@ def _has_poster(store: Store, file_name: str) -> bool:
         data = _first_frame(video)
         if data is None:
             return False
+        store.check_no_link(poster)
         poster.parent.mkdir(parents=True, exist_ok=True)
         temporary = store.temporary("jpg")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.replace(poster)
-    except OSError:  # a folder that can't be written to: the page does without
+    except (OSError, UserError):  # a folder that can't be written to, or leads elsewhere: the page does without
         return False
     return True
 
