@@ -94,7 +94,13 @@ def manifest_files(specs: Sequence[str]) -> tuple[Path, ...]:
                 raise UserError(
                     f"manifest: no such file: {spec}; give a Parquet file, a glob, a folder or a list of them"
                 )
-        found += [m.resolve() for m in matches if m.resolve() not in found]
+        for match in matches:
+            try:
+                file = match.resolve()
+            except (OSError, RuntimeError):  # Python 3.13 raises the one, earlier ones the other
+                raise UserError(f"manifest: {match} is a symlink that leads to itself; give the file") from None
+            if file not in found:
+                found.append(file)
     return tuple(found)
 
 

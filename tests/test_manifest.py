@@ -549,3 +549,10 @@ def test_a_place_that_can_not_be_written_is_refused_in_a_sentence(folder: Path, 
 )
 def test_natural_order_counts_numbers_as_numbers(shuffled: list[str], ordered: list[str]):
     assert sorted(shuffled, key=natural_key) == ordered
+
+
+def test_a_manifest_that_is_a_link_to_itself_is_refused(tmp_path: Path):
+    (tmp_path / "loop.parquet").symlink_to("loop.parquet")
+    for spec in (f"{tmp_path}/loop.parquet", f"{tmp_path}/*.parquet", str(tmp_path)):
+        with pytest.raises(UserError, match=r"^manifest: .*loop\.parquet"):
+            read_manifest([spec])
