@@ -32,6 +32,8 @@ EXPIRY_S = 60.0
 """How long a lease of another machine must have stood still, watched from here, to count as its owner's death."""
 
 _POLL_S = 0.25
+_UNREADABLE_FOR = 8
+"""Looks at a file that says nothing before a person is told of it: one that is being written is whole by then."""
 _SIZE_BYTES = 1024
 """Of a lease's file, always: it is written over in one piece."""
 
@@ -223,10 +225,16 @@ def _create(folder: Path, number: int, state: _State) -> bool:
             return False
     else:
         try:
-            with path.open("xb", buffering=0) as file:  # O_EXCL
-                file.write(state.to_bytes())
+            file = path.open("xb", buffering=0)  # O_EXCL
         except FileExistsError:
             return False
+        try:
+            with file:
+                file.write(state.to_bytes())
+        except OSError:  # a full disk: an empty file would be watched by whoever comes next
+            with suppress(OSError):
+                remove(path)
+            raise
     # Who slept since it looked may make a number that was used and removed. A higher one is there then, always.
     if max(_numbers(folder), default=0) == number and _read(path) == state.to_bytes():
         return True
@@ -251,8 +259,11 @@ def _is_free(path: Path, root: Path, say: Callable[[str], None]) -> bool:
                 if alive:
                     raise UserError(_refusal(root, state))
                 return True
-            if num_still == 0:
-                say(f"{_name(state)} had this output folder; watching for {EXPIRY_S:g} s whether it still runs")
+            owner = _name(state)
+        else:
+            owner = "a process that was killed or ran out of disk space as it began"
+        if num_still == _UNREADABLE_FOR if state is None else num_still == 0:
+            say(f"{owner} had this output folder; watching for {EXPIRY_S:g} s whether it still runs")
         time.sleep(_POLL_S)
         num_still += 1  # counted, since a clock jumps when a machine wakes up
         now = _read(path)

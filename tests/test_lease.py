@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import make_output
@@ -199,6 +200,34 @@ def test_a_lease_that_nobody_finished_writing_expires(
     monkeypatch.setattr(lease, "EXPIRY_S", 0.3)
     (folder / "000000001.json").write_bytes(data)
     take(folder, folder).release()
+
+
+def test_a_wait_for_a_lease_that_says_nothing_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "EXPIRY_S", 0.3)
+    monkeypatch.setattr(lease, "_POLL_S", 0.01)
+    (folder / "000000001.json").touch()
+    said: list[str] = []
+    take(folder, folder, said.append).release()
+    assert said == [
+        "a process that was killed or ran out of disk space as it began had this output folder; watching for 0.3 s "
+        "whether it still runs"
+    ]
+
+
+def test_a_lease_that_a_full_disk_has_no_room_for_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs Linux's /dev/full")
+    plain = Path.open
+
+    def open_full(path: Path, mode: str = "r", **options: Any) -> Any:
+        plain(path, mode, **options).close()
+        return plain(full, "wb", **options)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(OSError, match="No space left"):
+        take(folder, folder)
+    assert not list(folder.iterdir())
 
 
 def test_who_slept_while_others_came_and_went_does_not_win(folder: Path) -> None:
