@@ -210,6 +210,8 @@ class RayBackend:
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises that very class where its raylet dies or is slow
+            with suppress(Exception):
+                ray.shutdown()  # what has come up would go on writing into the temporary folder
             where = f"at {self.config.address}" if self.config.address else "on this machine"
             raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}") from error
         self.started = True
