@@ -99,7 +99,7 @@ def test_two_values_are_told_as_one_instead_of_the_other():
 def test_what_falls_though_more_is_better_is_a_cost():
     sentence = said({"noise_aug_strength": [0.02, 0.1, 0.3]}, "likeness", lambda row: 0.9 - row["noise_aug_strength"])
     assert "likeness falls from 0.88 to 0.60 (SSIM) between" in sentence.text
-    assert ": a cost of 0.28 of likeness (SSIM)" in sentence.text
+    assert "; that costs the median picture 0.28 of likeness (SSIM)" in sentence.text
 
 
 def test_what_falls_and_is_better_low_is_no_cost():
@@ -143,7 +143,7 @@ def test_one_picture_is_said_to_give_no_interval():
 
 def test_a_metric_that_is_always_the_same_is_told_once_with_its_value():
     analysis = analyse(sweep(BUCKETS, metrics={"flicker": lambda row: 0.5}))
-    assert [s.text for s in analysis.sentences] == ["flicker is 0.5 levels of 255 everywhere on motion_bucket_id"]
+    assert [s.text for s in analysis.sentences] == ["flicker is 0.5 levels everywhere on motion_bucket_id"]
 
 
 def test_pictures_with_a_value_of_their_own_each_can_not_tell_an_effect():

@@ -71,7 +71,7 @@ def test_a_folded_metric_is_headed_by_an_effect_where_it_has_one():
     metrics = {"motion": noise(1.0), "likeness": noise(1.0), "flicker": lambda row: row["noise_aug_strength"]}
     (card,) = answer(analyse(sweep(GRID, metrics=metrics)))["more"]
     assert card.sentences[0].kind == "constant"
-    assert card.headline.startswith("noise_aug_strength 0.1 instead of 0 adds 0.1 levels of 255 of flicker")
+    assert card.headline.startswith("noise_aug_strength 0.1 instead of 0 adds 0.1 levels of flicker")
 
 
 def test_what_stands_behind_a_sentence_stands_apart(whole: tuple[Analysis, str]):
@@ -199,8 +199,16 @@ def test_few_pictures_holes_and_missing_values_are_told():
     )
     told = " ".join(limits(analysis))
     assert "only 3 pictures" in told
-    assert "1 of the 6 combinations" in told
+    assert "1 of the 6 combinations of the axes was not made; it is empty" in told
     assert "flicker (10)" in told
+
+
+def test_a_cell_lacks_a_picture_only_where_the_video_was_not_made():
+    gone = lambda row: (row["motion_bucket_id"], row["noise_aug_strength"], row["picture"]) == (20, 0.1, 0)  # noqa: E731
+    metrics = {"motion": lambda row: None if row["picture"] == 1 else 1.0}
+    assert not [line for line in limits(analyse(sweep(GRID, metrics=metrics))) if "lack" in line]
+    told = limits(analyse(sweep(GRID, metrics=metrics, keep=lambda row: not gone(row))))
+    assert [line for line in told if line.startswith("1 of 6 cells lacks some of the 8 pictures.")]
 
 
 def test_a_confounded_axis_is_told():

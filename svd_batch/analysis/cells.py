@@ -48,6 +48,8 @@ class CellTable:
     axes: tuple[str, ...]
     cells: tuple[tuple[CellValue, ...], ...]
     """The values of the axes, cell by cell; of a grouped axis the group's."""
+    num_pictures: tuple[int, ...]
+    """Pictures with a video, cell by cell."""
     figures: tuple[CellFigures, ...]
     images: tuple[str, ...]
     by_picture: dict[str, tuple[tuple[float | None, ...], ...]]
@@ -138,6 +140,7 @@ def cell_table(videos: Videos, axes: Sequence[AxisCodes], metrics: Sequence[str]
     return CellTable(
         tuple(a.axis.name for a in axes),
         tuple(tuple(a.axis.values[a.codes[row]] for a in axes) for row in first),
+        tuple(np.bincount(by_cell(videos, np.zeros(len(videos))).cell, minlength=num_cells).tolist()),
         tuple(figures),
         videos.images,
         single,

@@ -37,13 +37,13 @@ _INDICES = ("SSIM", "cosine")
 
 
 def _metric(measured: metrics.Metric) -> Metric:
-    """Return how a metric of the table is spoken of: the stated height is said once in docs, not behind each figure."""
-    plain = measured.is_flag or measured.unit in ("fraction", *_INDICES)
+    """Return how a metric of the table is spoken of."""
+    plain = measured.is_flag or measured.unit in _INDICES
     better: dict[str | None, Better | None] = {"higher": "high", "lower": "low"}
     return Metric(
         name=measured.name,
         title=f"{measured.title.removesuffix(' degree')} clips" if measured.is_flag else measured.title,
-        unit="" if plain else measured.unit.partition(" at a height of ")[0],
+        unit="" if plain else measured.short_unit,
         better=better.get(measured.better),
         scale=measured.unit if measured.unit in _INDICES else "",
         is_flag=measured.is_flag,

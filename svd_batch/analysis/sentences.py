@@ -127,7 +127,8 @@ def _trend(c: Comparison, subject: str, axis: str, whole: Estimate) -> tuple[str
     change = c.change(a, b)
     size = wording.number(abs(change.value or 0.0))
     is_cost = (verb == "falls") == (c.metric.better == "high")
-    cost = f": a cost of {wording.amount(size, c.metric)}" if c.metric.better and not c.is_flag and is_cost else ""
+    is_told = c.metric.better and not c.is_flag and is_cost
+    cost = f"; that costs the median picture {wording.amount(size, c.metric)}" if is_told else ""
     slightly = " slightly" if c.is_slight(change) else ""
     return verb, (
         f"{subject} {verb}{slightly} {_span(c, a, b)} between {axis} {c.value(a)} and {c.value(b)}{below}{above}{cost} "

@@ -46,6 +46,11 @@ class Metric:
     least_frames: int
     measure: Callable[..., Value | None]
 
+    @property
+    def short_unit(self) -> str:
+        """The unit behind a figure: without its scale, which docs/metrics.md states, and nothing for a fraction."""
+        return "" if self.unit == "fraction" else re.split(" at a height of | of 255", self.unit)[0]
+
     def can_measure(self, clip: Clip) -> bool:
         """Return whether the clip has all that this metric needs."""
         return len(clip.frames) >= self.least_frames and all(getattr(clip, part) is not None for part in self.needs)

@@ -18,7 +18,7 @@ def sharpness(clip: Clip) -> float:
     """Return how much fine detail the frames have, at the clip's own size.
 
     Title: sharpness
-    Unit: levels of 255, squared
+    Unit: squared levels of 255
     Range: 0 to inf
     Better: higher
     Formula: mean over frames of the variance over pixels of the Laplacian of luma

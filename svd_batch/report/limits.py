@@ -49,13 +49,15 @@ def _holes(analysis: Analysis) -> Iterator[str]:
     made = len(set(analysis.cell_table.cells))
     whole = math.prod(steps)
     if len(steps) > 1 and made < whole:
-        yield f"{whole - made} of the {whole} combinations of the axes were not made; they are empty in the tables."
-    counts = [n for f in analysis.cell_table.figures[:1] for n in f.num_pictures]
+        are, they = ("was", "it is") if whole - made == 1 else ("were", "they are")
+        yield f"{whole - made} of the {whole} combinations of the axes {are} not made; {they} empty in the tables."
+    counts = analysis.cell_table.num_pictures
     lacking = sum(n < analysis.num_pictures for n in counts)
     if lacking:
+        lack = "lacks" if lacking == 1 else "lack"
         yield (
-            f"{lacking} of {len(counts)} cells lack some of the {analysis.num_pictures} pictures. Curves compare steps "
-            "within the same pictures as far as they can."
+            f"{lacking} of {len(counts)} cells {lack} some of the {analysis.num_pictures} pictures. Curves compare "
+            "steps within the same pictures as far as they can."
         )
     left_out = max((curve.num_left_out for curve in analysis.curves), default=0)
     if left_out:

@@ -25,7 +25,7 @@ class Measure:
 
 def _measure(metric: metrics.Metric) -> Measure:
     better: dict[str | None, str] = {"higher": "high", "lower": "low"}
-    unit = "" if metric.is_flag else metric.unit.partition(" at a height of ")[0]
+    unit = "" if metric.is_flag else metric.short_unit
     title = metric.title.removesuffix(" degree") if metric.is_flag else metric.title
     return Measure(metric.name, title, unit, better.get(metric.better), metric.is_flag)
 
