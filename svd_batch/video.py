@@ -132,6 +132,14 @@ def _read_with_pillow(path: Path) -> tuple[NDArray[np.uint8], float]:
     return np.stack(frames), 1000.0 / duration_ms
 
 
+def silence_opencv() -> None:
+    """Keep OpenCV and the FFmpeg in it from telling of broken files on stderr: who reads one says so."""
+    import cv2
+
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 def probe(path: Path) -> Probe:
     """Return what the file holds; every frame is decoded, in this process, in one thread.
 
@@ -140,9 +148,9 @@ def probe(path: Path) -> Probe:
     if path.suffix in (".gif", ".webp"):
         frames, fps = _read_with_pillow(path)
         return Probe(frames.shape[0], frames.shape[1], frames.shape[2], fps)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # else a broken file is told of on stderr, too
     import cv2
 
+    silence_opencv()
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         num_frames = 0

@@ -197,11 +197,12 @@ def test_a_poster_is_made_where_the_folder_of_temporary_files_is_gone(tmp_path: 
     assert (store.root / poster_name(record.file_name)).is_file()
 
 
-def test_a_clip_that_is_gone_or_broken_has_no_poster(tmp_path: Path):
+def test_a_clip_that_is_gone_or_broken_has_no_poster(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     store = make_store(tmp_path / "out")
     record = commit_video(store)
     (store.root / record.file_name).write_bytes(b"no video")
     assert make_posters(store, [record.file_name, "videos/00/gone.mp4"]) == [False, False]
+    assert capfd.readouterr().err == ""
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------

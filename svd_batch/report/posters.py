@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from svd_batch.errors import UserError
 from svd_batch.store import Store
+from svd_batch.video import silence_opencv
 
 MOST_OF_THEIR_OWN = 250
 """In a page of more clips, those of a picture in a folder share the first one's: decoding 1,000 takes half a minute."""
@@ -32,7 +32,7 @@ def make_posters(store: Store, file_names: Sequence[str]) -> list[bool]:
 
     A poster that is older than its clip is made again.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # else a broken file is told of on stderr
+    silence_opencv()
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda name: _has_poster(store, name), file_names))
 
