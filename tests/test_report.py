@@ -249,6 +249,7 @@ def test_a_clip_whose_file_is_gone_is_told(output: Store, tmp_path: Path):
     (store.root / records[1].file_name).unlink()
     data = data_of(write_report(store.root))
     assert [data["video_id"][i] for i in data["missing"]] == [records[1].video_id]
+    assert "The file of 1 clip is missing." in Tags(store.root / "report.html").text
 
 
 def test_a_run_without_a_single_video_has_a_report_of_its_failures(tmp_path: Path):

@@ -281,6 +281,15 @@ def test_all_clips_can_stand_in_the_order_of_a_metric(page: Opened) -> None:
     assert shown == sorted(shown, reverse=True)
 
 
+def test_the_number_below_a_clip_is_what_clips_are_sorted_by(page: Opened) -> None:
+    page.page.select_option("#layout", "clips")
+    page.page.select_option("#sort", "likeness")
+    shown = [float(text) for text in page.page.locator("#canvas .value-strip span").all_inner_texts()[:12]]
+    assert shown == sorted(shown, reverse=True)
+    assert shown[0] == pytest.approx(1 - 20 / 300, abs=0.001)
+    assert "motion" in str(page.page.locator("#canvas .value-strip").first.get_attribute("title"))
+
+
 def test_pictures_can_stand_in_the_order_of_a_metric(page: Opened) -> None:
     page.page.select_option("#sort", "motion")
     assert page.page.locator(".row.head b").all_inner_texts() == ["<b>cat</b>", "dog"]
@@ -450,7 +459,21 @@ def test_the_lookup_filters_the_grid_to_its_cell(page: Opened) -> None:
     page.page.eval_on_selector("#target", "e => { e.value = 1.36; e.dispatchEvent(new Event('input')); }")
     page.page.click("#pick-all")
     assert cells(page) == 2
-    assert page.page.locator("#picked").is_visible()
+    assert page.text("#picked") == "chosen by the lookup"
+
+
+def test_a_click_on_a_figure_filters_the_grid_to_its_cell(page: Opened) -> None:
+    page.page.locator("#answer td[data-cell]").first.click()
+    assert page.text("#picked") == "the cell of a figure"
+    assert cells(page) == 2
+
+
+def test_a_copy_that_fails_says_so(page: Opened) -> None:
+    page.page.click("#canvas .cell >> nth=0")
+    page.page.evaluate("navigator.clipboard.writeText = () => Promise.reject(); document.execCommand = () => false")
+    page.page.click("#copy-command")
+    page.until("() => document.querySelector('#copy-command').textContent === 'Not copied'")
+    page.until("() => document.querySelector('#copy-command').textContent === 'Copy'")
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -527,6 +550,14 @@ def test_on_a_phone_the_highest_value_stands_below_the_right_end_of_its_histogra
         page.page.evaluate(f"({right})('histogram')"), abs=2
     )
     page.page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_where_nothing_hovers_no_key_is_named(browser: Browser, output: Store) -> None:
+    opened = open_file(browser, output.root / "report.html", "play=0", width=390, has_touch=True, is_mobile=True)
+    opened.page.focus("#canvas .cell >> nth=0")
+    opened.page.keyboard.press("c")
+    assert "Choose a second clip, then “Compare with another”." in opened.text("#marked")
+    opened.page.close()
 
 
 def test_the_button_changes_light_and_dark(page: Opened) -> None:

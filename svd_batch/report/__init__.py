@@ -99,6 +99,7 @@ def page(
     return render(
         data,
         **_header(sweep, axes, selection),
+        num_missing=len(data["missing"]),
         refresh_s=refresh_s,
         has_metrics=any(measure.is_metric for measure in found),
         embed=embed,

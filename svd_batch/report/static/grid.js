@@ -56,7 +56,7 @@ function measureSizes() {
   const most = lines.map(widthFor).find(fills) ?? widthFor(lines.at(-1));
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
-  view.row = view.high + GAP_PX + (state.tint ? 22 : 0) + (view.byClip ? 52 : 0);
+  view.row = view.high + GAP_PX + (state.tint || state.sort ? 22 : 0) + (view.byClip ? 52 : 0);
   view.head = view.byClip ? 0 : HEAD_PX;
   view.perPicture = view.byClip ? 1 : view.lines.length + 1;
   view.numRows = view.byClip ? Math.ceil(view.clips.length / view.numColumns) : view.order.length * view.perPicture;
@@ -182,23 +182,24 @@ function clipRow(row) {
 function cellElement(clip) {
   if (clip === undefined) return make("div", { class: "cell hole", role: "gridcell" }, make("span", {}, "not made"));
   if (!passing[clip]) return make("div", { class: "cell hole", role: "gridcell" }, make("span", {}, "filtered out"));
-  const value = state.tint ? columnOf(state.tint)[clip] : null;
-  const measure = measureNamed(state.tint);
+  const told = [...new Set([state.sort, state.tint])].filter(Boolean); // the strip's number is what clips are sorted by
+  const words = told.map(name => `${measureNamed(name).title} ${withUnit(columnOf(name)[clip], measureNamed(name))}`).join(", ");
   const cell = make("div", { class: "cell", role: "gridcell", tabindex: clip === selected ? "0" : "-1",
-    "aria-label": `${pictureName(clip)}, ${cellText(clip, ", ")}${measure ? `, ${measure.title} ${withUnit(value, measure)}` : ""}` },
+    "aria-label": `${pictureName(clip)}, ${cellText(clip, ", ")}${words && `, ${words}`}` },
     clipElement(clip, box));
   cell.clip = clip;
   if (clip === selected) cell.classList.add("selected");
   if (marked === clip) cell.classList.add("marked");
-  if (measure) cell.append(valueStrip(state.tint, value));
+  if (words) cell.append(valueStrip(state.tint, told[0], clip, words));
   if (view.byClip) cell.append(make("div", { class: "under" }, make("b", {}, pictureName(clip)), make("span", {}, cellText(clip))));
   return cell;
 }
 
-function valueStrip(name, value) {
+// The colour is one measure's, the number may be another's.
+function valueStrip(tint, name, clip, title) {
   const bar = make("i", { "aria-hidden": "true" });
-  bar.style.background = colourOf(name, value);
-  return make("div", { class: "value-strip" }, bar, make("span", {}, figure(value)));
+  bar.style.background = tint ? colourOf(tint, columnOf(tint)[clip]) : "transparent";
+  return make("div", { class: "value-strip", title }, bar, make("span", {}, figure(columnOf(name)[clip])));
 }
 
 function drawHeads() {

@@ -67,6 +67,7 @@ function wireCard() {
 
 async function copy(text, button) {
   const label = button.textContent;
+  let done = true;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
@@ -74,9 +75,9 @@ async function copy(text, button) {
     area.value = text;
     (button.closest("dialog") ?? document.body).append(area);
     area.select();
-    document.execCommand("copy"); // the way of pages that browsers don't trust with a clipboard
+    done = document.execCommand("copy"); // the way of pages that browsers don't trust with a clipboard
     area.remove();
   }
-  button.textContent = "Copied";
+  button.textContent = done ? "Copied" : "Not copied";
   setTimeout(() => { button.textContent = label; }, 1200);
 }
