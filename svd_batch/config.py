@@ -287,14 +287,14 @@ class SpeedConfig:
     """Run feed-forward layers over as many tokens as stay in the cache; auto: on a CPU (on a GPU see `memory`)."""
     onednn_linear: bool = True
     """Multiply matrices by oneDNN instead of MKL (x86 CPU in float32; twice as fast on AMD)."""
-    temporal_conv2d: bool = True
-    """Compute convolutions along time in two dimensions, for which a CPU has a faster kernel."""
+    temporal_conv2d: Any = "auto"
+    """Compute convolutions along time in two dimensions; auto: on a CPU, which has a faster kernel for these."""
     channels_last: Any = "auto"
     """Keep pictures in the layout in which a CPU convolves up to twice as fast; auto: on a CPU."""
     reuse_conditioning: bool = True
     """Ask CLIP and the VAE once for what the cells of one picture share."""
     keep_memory: bool = True
-    """Let the process keep freed memory for its next large arrays instead of handing it back (CPU, glibc)."""
+    """Keep freed memory for the next large arrays (CPU, glibc), in blocks that can grow (GPU)."""
     batch_size: Any = "auto"
     """Videos made at once (on a CPU each on its share of the threads); auto doubles it as long as that pays."""
 
@@ -302,7 +302,7 @@ class SpeedConfig:
     """torch.compile of the UNet: off, regional, whole, or auto, which compiles regions on a GPU where that pays."""
 
     def __post_init__(self) -> None:
-        for key in ("slice_feed_forward", "channels_last"):
+        for key in ("slice_feed_forward", "temporal_conv2d", "channels_last"):
             value = getattr(self, key)
             if value != "auto" and not isinstance(value, bool):
                 raise UserError(f"speed.{key}: {value!r} is not accepted; give true, false or auto")

@@ -112,7 +112,7 @@ def test_each_shortcut_reaches_the_pipeline_by_itself(name: str, tiny_checkpoint
     assert [key for key, is_taken in taken.items() if is_taken] == [name]
 
 
-@pytest.mark.parametrize("name", ["channels_last", "slice_feed_forward"])
+@pytest.mark.parametrize("name", ["channels_last", "slice_feed_forward", "temporal_conv2d"])
 @pytest.mark.parametrize(
     ("value", "device_type", "taken"),
     [("auto", "cpu", True), ("auto", "cuda", False), (True, "cuda", True), (False, "cpu", False)],
@@ -124,8 +124,13 @@ def test_what_auto_leaves_off_on_a_gpu_can_be_switched_on_there(
     apply_speed(
         pipe, dataclasses.replace(OFF, collapse_cross_attention=True, **{name: value}), MemoryConfig(), device_type
     )
-    layout = any(type(module).__name__ == "FastGroupNorm" for module in pipe.unet.modules())
-    assert {"channels_last": layout, "slice_feed_forward": pipe.unet.switches.slice_feed_forward}[name] is taken
+    kinds = {type(module).__name__ for module in pipe.unet.modules()}
+    found = {
+        "channels_last": "FastGroupNorm" in kinds,
+        "slice_feed_forward": pipe.unet.switches.slice_feed_forward,
+        "temporal_conv2d": "TemporalConv" in kinds,
+    }
+    assert found[name] is taken
 
 
 def test_the_same_call_twice_gives_the_same_pixels(engine: Engine) -> None:

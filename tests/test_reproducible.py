@@ -159,6 +159,19 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("given", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", None])
+def test_the_gpus_allocator_is_told_once_and_only_where_the_user_said_nothing(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in machine._ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(given, "max_split_size_mb:64")
+    machine.grow_gpu_segments()
+    said = {name: value for name in machine._ALLOCATOR_VARIABLES if (value := os.environ.pop(name, None))}
+    assert said == ({given: "max_split_size_mb:64"} if given else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
+
+
 def test_a_gpu_is_left_no_choice(cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     torch.backends.cudnn.benchmark = True

@@ -31,7 +31,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from svd_batch.config import MemoryConfig, Offload, SpeedConfig
 from svd_batch.engine import fast_unet
 from svd_batch.engine.deep_cache import DeepCache
-from svd_batch.engine.ledger import Ledger, cpu_workspace_bytes
+from svd_batch.engine.ledger import Ledger, cpu_workspace_bytes, gpu_workspace_bytes
 from svd_batch.engine.memory import apply_speed
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 
@@ -266,7 +266,8 @@ def _tracing(run: _Run, *called: str) -> Iterator[tuple[SVDSweepPipeline, Ledger
     Our own code is told the device that counts.
     """
     diffusers.utils.logging.set_verbosity_error()  # the VAE warns of conversions that the pipeline itself makes
-    pipe, ledger = _build(run), Ledger(cpu_workspace_bytes if run.device_type == "cpu" else None)
+    is_gpu = run.device_type == "cuda"
+    pipe, ledger = _build(run), Ledger(gpu_workspace_bytes if is_gpu else cpu_workspace_bytes, is_gpu=is_gpu)
     pipe.scheduler = _Scheduler()
     parts = [getattr(pipe, name) for name in called]
     if "vae" in called and pipe.known is not None and pipe.known.encoder is not None:

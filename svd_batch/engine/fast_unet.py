@@ -12,7 +12,7 @@ What each switch does:
 - onednn_linear: on an x86 CPU in float32, matrix products by oneDNN, with GELU, products and sums folded in. MKL, which
   torch calls otherwise, leaves half of an AMD processor's speed unused.
 - temporal_conv2d: a (3, 1, 1) convolution over (T, H, W) is a (3, 1) one over (T, H * W), for which a CPU has a
-  kernel three times as fast.
+  kernel three times as fast, and a GPU a slower one.
 - channels_last: convolutions in the layout that oneDNN is up to twice as fast in, and in which neither attention nor
   convolution along time has to reorder anything; group norm, which torch computes slowly in it, as two sums.
 
@@ -315,21 +315,24 @@ class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
         hidden = spatial.conv1(functional.silu(spatial.norm1(hidden_states), inplace=True))
         if activated is not None and spatial.time_emb_proj is not None:
             hidden += _per_frame(spatial.time_emb_proj(activated), rows)[:, :, None, None]
-        hidden = spatial.conv2(functional.silu(spatial.norm2(hidden), inplace=True))
-        shortcut = hidden_states if spatial.conv_shortcut is None else spatial.conv_shortcut(hidden_states)
-        hidden += shortcut
+        hidden = functional.silu(spatial.norm2(hidden), inplace=True)
+        hidden = spatial.conv2(hidden)
+        hidden += hidden_states if spatial.conv_shortcut is None else spatial.conv_shortcut(hidden_states)
 
+        shape = hidden.shape
         volume = _along_time(hidden, num_frames)
+        del hidden  # a decoder's largest tensors are what a profile's peak consists of: none is held that isn't needed
         if not isinstance(temporal.conv1, TemporalConv):
-            volume = _split(volume, 3, tuple(hidden.shape[2:]))  # (B, C, T, H, W)
+            volume = _split(volume, 3, tuple(shape[2:]))  # (B, C, T, H, W)
         added = temporal.conv1(functional.silu(temporal.norm1(volume), inplace=True))
         if activated is not None and temporal.time_emb_proj is not None:
             projected = _split(_per_frame(temporal.time_emb_proj(activated), rows), 0, (-1, num_frames)).transpose(1, 2)
             added += projected[(..., *[None] * (volume.ndim - 3))]
-        added = temporal.conv2(functional.silu(temporal.norm2(added), inplace=True))
+        added = functional.silu(temporal.norm2(added), inplace=True)
+        added = temporal.conv2(added)
         # blend of x and x + added: the first has a share, so only the rest of what is added counts
         volume.add_(added, alpha=1.0 - self.spatial_share)
-        return _as_frames(volume, hidden.shape)
+        return _as_frames(volume, shape)
 
 
 def slices(rows: Tensor, size: int) -> Sequence[Tensor]:

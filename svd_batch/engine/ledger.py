@@ -52,17 +52,28 @@ def cpu_workspace_bytes(func: Any, args: Any, result: Any) -> int:
     return max(int(states.nbytes), int(result.nbytes))
 
 
+def gpu_workspace_bytes(func: Any, args: Any, result: Any) -> int:
+    """Return what cuDNN takes beside its result and gives back: a convolution along time turns both to its own layout.
+
+    Source: measured on an H100 with cuDNN 9, see docs/log.md; no convolution of pictures took as much.
+    """
+    along_time = func is torch.ops.aten.convolution.default and (args[1].ndim == 5 or args[1].shape[2:] == (3, 1))
+    return int(args[0].nbytes) + int(result.nbytes) if along_time else 0
+
+
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of living storages and FLOPs, operation by operation.
 
     A storage is entered when an operation first returns a tensor of it and struck out when it is released, so views
     and operations in place cost nothing. `workspace` tells what a kernel takes and gives back within a call, from
-    (operation, arguments, result).
+    (operation, arguments, result). `is_gpu`: the tensors stand for a GPU's, whose group norm hands out the plain layout
+    whatever it was given, and copies what has another.
+    Source: native_group_norm in torch's aten/src/ATen/native/group_norm.cpp.
     """
 
-    def __init__(self, workspace: Callable[[Any, Any, Any], int] | None = None) -> None:
+    def __init__(self, workspace: Callable[[Any, Any, Any], int], *, is_gpu: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._workspace = workspace
+        self._workspace, self._is_gpu = workspace, is_gpu
         self.live_bytes = self._layers_bytes = 0
         self._known: dict[int, Any] = {}
         self._counts = True
@@ -111,6 +122,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and enter what is new in its results."""
+        if self._is_gpu and func is torch.ops.aten.native_group_norm.default:
+            args = (args[0].contiguous(), *args[1:])
+            self.enter(args[0])
         if str(func) == "mkldnn._linear_pointwise.binary":  # torch tells no shape of its result
             result = args[0].new_empty(*args[0].shape[:-1], args[2].shape[0])
         else:
@@ -118,8 +132,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.enter(leaf)
-        if self._workspace is not None:
-            self._look(self._workspace(func, args, result))
+        self._look(self._workspace(func, args, result))
         formula = _formula(func)
         if formula is not None:
             self.flops += self.repeat * formula(*args, **(kwargs or {}), out_val=result)

@@ -18,6 +18,9 @@ from svd_batch.errors import UserError
 _CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 """The two sizes with which cuBLAS sums in the same order every time."""
 
+_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Settings of torch's allocator; the first since torch 2.9."""
+
 _CONTAINER_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -129,6 +132,19 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 64 * 2**20)
+
+
+def grow_gpu_segments() -> None:
+    """Let torch's blocks of a GPU's memory grow with what is asked of them, unless the user's variable says otherwise.
+
+    Blocks of fixed sizes fit a decoder's and a UNet's tensors badly in turn: SVD-XT then keeps twice what it uses, and
+    a card that has enough memory runs out of it. It has an effect only before the process first uses a GPU.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html (expandable_segments)
+    """
+    if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
+        is_new = tuple(int(number) for number in torch.__version__.split(".")[:2]) >= (2, 9)
+        os.environ[_ALLOCATOR_VARIABLES[0 if is_new else 1]] = "expandable_segments:True"
 
 
 def make_deterministic() -> None:

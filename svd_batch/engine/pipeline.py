@@ -34,6 +34,7 @@ from svd_batch.engine.machine import (
     check_machine,
     cpu_name,
     device_type,
+    grow_gpu_segments,
     keep_freed_memory,
     peak_memory_bytes,
     reset_peak_resident_bytes,
@@ -99,8 +100,8 @@ class Engine:
         check_compile(memory, speed)
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
-        if speed.keep_memory and self.device.type == "cpu":
-            keep_freed_memory()
+        if speed.keep_memory:
+            keep_freed_memory() if self.device.type == "cpu" else grow_gpu_segments()
         self.notes: list[str] = []
         """Sentences for the person who waits; whoever hands them on empties the list."""
         self.folder, self.speed, self.steps_down = folder, speed, steps_down
