@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/memory.md: what SVD-XT takes of a GPU, stock and with each memory profile, estimated without a GPU.
+"""Write docs/memory.md: what SVD-XT takes of a GPU, stock and with each memory profile, estimated and measured.
 
 .venv/bin/python benchmarks/memory.py            # a minute
 .venv/bin/python benchmarks/memory.py --check    # fails when the page is out of date
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +19,29 @@ from svd_batch.engine.estimate import Estimate, Work, estimate
 from svd_batch.gpus import CONTEXT_BYTES, EFFICIENCY, GPUS, video_seconds
 from svd_batch.profiles import COMPILES, MARGIN_BYTES, MARGIN_SHARE, PROFILES
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/memory.md"
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs/memory.md"
+MEASURED = json.loads((HERE / "h100.json").read_text())
+"""True peaks by benchmarks/on_gpu.py, of settings whose code hasn't changed since."""
 CHUNKS = (8, 2, 1)
 STOCK = SpeedConfig(False, False, False, False, False, False, False, False, 1, Compile.off)
 STOCK_ROWS = {
-    "stock diffusers, all on the GPU": MemoryConfig(),
-    "stock diffusers, `enable_model_cpu_offload` and `unet.enable_forward_chunking`": MemoryConfig(
-        offload=Offload.model, forward_chunking=True
+    "stock": ("stock diffusers, all on the GPU", MemoryConfig()),
+    "stock, model offload, chunking": (
+        "stock diffusers, `enable_model_cpu_offload` and `unet.enable_forward_chunking`",
+        MemoryConfig(offload=Offload.model, forward_chunking=True),
     ),
-    "stock diffusers, `enable_sequential_cpu_offload` and `unet.enable_forward_chunking`": MemoryConfig(
-        offload=Offload.sequential, forward_chunking=True
+    "stock, sequential offload, chunking": (
+        "stock diffusers, `enable_sequential_cpu_offload` and `unet.enable_forward_chunking`",
+        MemoryConfig(offload=Offload.sequential, forward_chunking=True),
     ),
 }
+
+
+def settings_of() -> dict[str, tuple[str, MemoryConfig, SpeedConfig]]:
+    """Return every row's name in the page and its settings."""
+    ours = {name: (f"`memory={name}`", memory, SpeedConfig()) for name, memory in PROFILES.items()}
+    return {**{name: (text, memory, STOCK) for name, (text, memory) in STOCK_ROWS.items()}, **ours}
 
 
 def of_xt(memory: MemoryConfig, speed: SpeedConfig, chunk: int) -> Estimate:
@@ -39,13 +51,16 @@ def of_xt(memory: MemoryConfig, speed: SpeedConfig, chunk: int) -> Estimate:
 
 
 def table() -> Iterator[str]:
-    """Yield the lines of the table of peaks."""
+    """Yield the lines of the table of peaks, each estimate with the true peak behind it where there is one."""
     yield "| GiB at decode_chunk_size | " + " | ".join(map(str, CHUNKS)) + " | while denoising |"
     yield "|---|" + "---|" * (len(CHUNKS) + 1)
-    ours = {f"`memory={name}`": (memory, SpeedConfig()) for name, memory in PROFILES.items()}
-    for name, settings in {**{n: (m, STOCK) for n, m in STOCK_ROWS.items()}, **ours}.items():
+    for key, (name, *settings) in settings_of().items():
         estimates = [of_xt(*settings, chunk) for chunk in CHUNKS]
-        peaks = [f"{e.peak_bytes / 2**30:.2f}" for e in estimates]
+        true = [MEASURED["peaks_gib"].get(key, {}).get(str(chunk)) for chunk in CHUNKS]
+        peaks = [
+            f"{e.peak_bytes / 2**30:.2f}" + (f" (**{peak:.2f}**)" if peak is not None else "")
+            for e, peak in zip(estimates, true, strict=True)
+        ]
         yield f"| {name} | {' | '.join(peaks)} | {estimates[0].peaks['denoise'] / 2**30:.2f} |"
 
 
@@ -81,20 +96,24 @@ def compiles() -> Iterator[str]:
 
 PAGE_TEXT = """# Memory and FLOPs
 
-Written by `benchmarks/memory.py`. **Estimates, made without a GPU**: the real graph of each setting, run on fake
-tensors (`svd_batch/engine/estimate.py`). On a CPU the same estimator is within 15 % of the true peaks, by torch's
-profiler and by what the system gives the process (`tests/test_estimate.py`). On a GPU nothing was measured yet.
+Written by `benchmarks/memory.py`. Estimates, made without a GPU: the real graph of each setting, run on fake
+tensors (`svd_batch/engine/estimate.py`). **In bold, in brackets: the true peak** (`torch.cuda.max_memory_allocated`,
+`benchmarks/on_gpu.py`), on {machine}. Where there is none, the code has
+changed since it was measured (docs/log.md), or it never was. `tests/test_estimate.py` holds the estimates to within
+3 % of these, and on a CPU to within 15 % of true peaks by torch's profiler and by what the system gives the process.
 
 ## SVD-XT, 25 frames of 1024x576, float16, with guidance, one video at a time
 
 {peaks}
 
 The pixels are those of stock diffusers at the same decode_chunk_size, which itself changes them. At 8 decoding
-decides, about 1 GiB a frame, and no profile changes that.
+decides, about 1 GiB a frame, and no profile changes that: a quarter of it is cuDNN's, which turns what goes into a
+convolution along time, and what comes out, to a layout of its own.
 
 Included: weights on the GPU (with offload, what diffusers' and accelerate's hooks leave there), activations, latents,
 embeddings, frames, and the second, float32 encoder of `speed.reuse_conditioning` (fast and balanced). Not included:
-the CUDA context (about {context:.1f} GiB), workspaces of cuDNN and cuBLAS, and what the allocator loses to fragments.
+the CUDA context (about {context:.1f} GiB), further workspaces of cuDNN and cuBLAS, and what the allocator loses to
+fragments: 0.3 GiB beside `low`'s 5.4 on that H100 with `speed.keep_memory`, which lets its blocks grow, 2.2 without.
 For these `memory=auto` wants {share:.0%} and {margin:g} GiB more to be free than the estimate says.
 
 ## FLOPs
@@ -105,9 +124,9 @@ For these `memory=auto` wants {share:.0%} and {margin:g} GiB more to be free tha
 
 {gpus}
 
-Peaks are dense float16 with float32 sums. Seconds assume {efficiency:.0%} of the peak on every GPU;
-`svd_batch/gpus.py` says where that comes from. `plan` prints hours with these, and money where `price_per_gpu_hour`
-is given.
+Peaks are dense float16 with float32 sums. Seconds assume {efficiency:.0%} of the peak on every GPU; the H100 above gave
+24 % (docs/log.md), and `svd_batch/gpus.py` says what else is known. `plan` prints hours with these, and money where
+`price_per_gpu_hour` is given.
 
 ## Memory and compilation
 
@@ -126,6 +145,7 @@ def page() -> str:
         share=MARGIN_SHARE,
         margin=MARGIN_BYTES / 2**30,
         efficiency=EFFICIENCY,
+        machine=MEASURED["machine"].partition(", 2026")[0],
     )
 
 

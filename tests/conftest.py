@@ -62,6 +62,12 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 gc.disable()  # while modules are imported: torch and diffusers leave nothing to collect and much to look through
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those marked `gpu`: the suite proves what a CPU does, to the bit."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ from PIL import Image
 from torch.profiler import profile
 
 from svd_batch.bench import OFF
+from svd_batch.checkpoint import published_configs
 from svd_batch.checkpoint_files import read_configs
-from svd_batch.config import MemoryConfig, SpeedConfig
+from svd_batch.config import MemoryConfig, Offload, SpeedConfig
 from svd_batch.engine import estimate as module
 from svd_batch.engine.estimate import RESIDENT, Work, estimate
+from svd_batch.engine.ledger import Ledger, gpu_workspace_bytes
 from svd_batch.engine.memory import apply_speed
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.profiles import PROFILES
@@ -28,6 +31,52 @@ GB, GIB = 10**9, 2**30
 EXACT = SpeedConfig()
 SPLIT = MemoryConfig(split_guidance=True)
 XT = Work(25, 576, 1024, "float16", guided=True, decode_chunk_size=2)
+
+
+# --- against what a GPU took ------------------------------------------------------------------------------------
+
+MEASURED = json.loads((Path(__file__).parent.parent / "benchmarks/h100.json").read_text())["peaks_gib"]
+STOCK = {
+    "stock": MemoryConfig(),
+    "stock, model offload, chunking": MemoryConfig(offload=Offload.model, forward_chunking=True),
+    "stock, sequential offload, chunking": MemoryConfig(offload=Offload.sequential, forward_chunking=True),
+}
+
+
+@pytest.mark.parametrize(("name", "chunk"), [(name, chunk) for name in MEASURED for chunk in MEASURED[name]])
+def test_peaks_of_svd_xt_are_within_3_percent_of_what_an_h100_took(name: str, chunk: str) -> None:
+    memory, speed = (STOCK[name], OFF) if name in STOCK else (PROFILES[name], EXACT)
+    work = dataclasses.replace(XT, decode_chunk_size=int(chunk))
+    said = estimate(published_configs(), work, memory, speed, "cuda").peak_bytes
+    assert said / GIB == pytest.approx(MEASURED[name][chunk], rel=0.03)
+
+
+def test_decoding_takes_no_more_than_stocks() -> None:
+    work = dataclasses.replace(XT, decode_chunk_size=8)
+    offload = MemoryConfig(offload=Offload.sequential, forward_chunking=True)
+    theirs, ours = (
+        estimate(published_configs(), work, memory, speed, "cuda").peaks["decode"]
+        for memory, speed in ((offload, OFF), (PROFILES["minimal"], EXACT))
+    )
+    assert ours <= 1.001 * theirs
+
+
+def test_a_gpus_group_norm_is_taken_to_copy_what_has_another_layout_and_to_hand_out_the_plain_one() -> None:
+    states = torch.empty(2, 32, 8, 8).to(memory_format=torch.channels_last)
+    peaks = []
+    for is_gpu in (False, True):
+        with Ledger(gpu_workspace_bytes, is_gpu=is_gpu) as ledger:
+            normed = torch.nn.functional.group_norm(states, 32)
+        assert normed.is_contiguous() is is_gpu
+        peaks.append(ledger.peak_bytes)
+    assert peaks[1] - peaks[0] == states.nbytes
+
+
+def test_a_gpus_convolution_of_volumes_is_taken_to_turn_its_input_and_its_result() -> None:
+    states, weight = torch.empty(1, 4, 5, 6, 7), torch.empty(8, 4, 3, 1, 1)
+    with Ledger(gpu_workspace_bytes, is_gpu=True) as ledger:
+        result = torch.nn.functional.conv3d(states, weight, padding=(1, 0, 0))
+    assert ledger.peak_bytes == 2 * result.nbytes + states.nbytes
 
 
 # --- against what is true ---------------------------------------------------------------------------------------
