@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from svd_batch.report.extremes import extremes, flagged
 from svd_batch.report.folders import Folder, Sweep, read_sweep, sampled
 from svd_batch.report.measures import measures
 from svd_batch.report.posters import make_posters, poster_name
-from svd_batch.report.watch import is_over
+from svd_batch.report.watch import is_over, watch
 from svd_batch.store import Store
 
 # --- large folders ----------------------------------------------------------------------------------------------
@@ -241,6 +242,16 @@ def test_a_run_is_over_once_its_table_is_newer_than_its_start(tmp_path: Path):
     commit_video(store)
     dataset.compact(store)
     assert is_over(store)
+
+
+def test_watching_waits_for_a_folder_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def begin(_: float) -> None:
+        store = make_store(tmp_path / "out")
+        commit_video(store)
+        dataset.compact(store)
+
+    monkeypatch.setattr("svd_batch.report.watch.time", SimpleNamespace(sleep=begin))
+    assert data_of(watch([tmp_path / "out"], None, 1.0))["num"] == 1
 
 
 def test_a_damaged_run_json_costs_the_recipes_and_not_the_page(tmp_path: Path):

@@ -12,6 +12,8 @@ from svd_batch.store import Store
 
 _SHARE = 0.2
 """At most so much of the time goes into writing the page, so that the run keeps its cores."""
+_LOOK_S = 1.0
+"""How often it is looked for a folder that isn't there yet."""
 
 
 def watch(
@@ -19,12 +21,14 @@ def watch(
 ) -> Path:
     """Write the page every `interval_s` until every folder's run is over or Ctrl-C; return it, written as finished.
 
-    `markdown` writes report.md, too, at the end.
+    A folder that isn't there yet is waited for. `markdown` writes report.md, too, at the end.
 
     Raises: UserError when one is no output folder.
     """
     said = False
     try:
+        for root in roots:
+            _wait_for(Store(root))
         while not all(is_over(Store(root)) for root in roots):
             start = time.monotonic()
             path = write_report(roots, out, embed=embed, live=True, refresh_s=interval_s)
@@ -36,6 +40,15 @@ def watch(
         print("no longer watching", file=sys.stderr)
     is_live = not all(is_over(Store(root)) for root in roots)
     return write_report(roots, out, embed=embed, live=is_live, markdown=markdown)
+
+
+def _wait_for(store: Store) -> None:
+    """Return once a run has begun where there is no folder yet."""
+    if store.root.exists():
+        return
+    print(f"waiting for a run to make {store.root}; Ctrl-C ends it", file=sys.stderr)
+    while not store.exists():
+        time.sleep(_LOOK_S)
 
 
 def is_over(store: Store) -> bool:
