@@ -162,12 +162,17 @@ def command(shown: Shown) -> str:
         "backend": "serial",
         "backend.torch_threads": record.torch_threads,
         "check_images": "none",
-        "allow_urls": True,
+        **({"allow_urls": True} if is_url(record.image_path) else {}),
     }
     words = [shlex.quote(f"{key}={override_value(value)}") for key, value in overrides.items()]
     root = str(shown.store.root.resolve())
     first = ["python", "-m", "svd_batch", "show", root, record.video_id, "--manifest", manifest]
     return f"{shlex.join(first)} &&\npython -m svd_batch run {' '.join(words)}"
+
+
+def is_url(image_path: str | None) -> bool:
+    """Return whether a picture's path is an address."""
+    return "://" in (image_path or "")
 
 
 def _recorded_config(shown: Shown) -> dict[str, Any]:

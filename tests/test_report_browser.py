@@ -90,7 +90,9 @@ def commit_copy(store: Store, image_id: str, cell: SweepCell, clip: bytes, sha25
     video_id = ids.video_id(image_id, cell, 11, {})
     temporary = store.temporary("mp4")
     temporary.write_bytes(clip)
-    record = make_record(video_id, image_id, **cell_values(cell), num_frames=NUM_FRAMES, image_sha256=sha256)
+    path = "https://example.org/dog.jpg" if image_id == "dog" else "cat's.png"
+    values = {**cell_values(cell), "num_frames": NUM_FRAMES, "image_sha256": sha256, "image_path": path}
+    record = make_record(video_id, image_id, **values)
     store.place(temporary, record.file_name)
     store.commit(record)
     return record
@@ -322,6 +324,7 @@ def test_command_and_script_of_a_clip_are_those_that_show_prints(page: Opened, o
     page.page.click(f"#canvas .cell >> nth={number}")
     shown = show.find(output.root, page.text("#large-file"))
     assert page.page.text_content("#large-command") == show.command(shown)
+    assert ("allow_urls=true" in show.command(shown)) == (shown.record.image_id == "dog")
     assert page.page.text_content("#large-script") == show.script(shown)
 
 

@@ -108,6 +108,7 @@ def test_the_command_makes_the_same_video_in_a_new_folder(job: Path, index: int,
     row = rows(job)[index]
     printed = cli_here("show", job, row["video_id"], "--command")
     assert (printed.returncode, printed.stderr) == (0, "")
+    assert "allow_urls" not in printed.stdout
     assert paste(printed.stdout, tmp_path, in_a_shell=index == 0) == 0
     again = tmp_path / f"one-{str(row['video_id'])[:8]}"
     made = pq.read_table(again / "metadata.parquet").to_pylist()

@@ -82,9 +82,11 @@ def recipes(folders: Sequence[Folder], rows: pa.Table) -> Recipes:
     known: dict[Any, int] = {}
     sources = {folder.name: _Source(folder, set(rows["image_id"].to_pylist())) for folder in folders}
     steering = _steering_names(rows)
-    for row in rows.select([OUTPUT, "image_id", *steering]).to_pylist():
+    has_path = "image_path" in rows.column_names
+    for row in rows.select([OUTPUT, "image_id", *(["image_path"] if has_path else []), *steering]).to_pylist():
         source = sources[row[OUTPUT]]
-        key = (row[OUTPUT], *(row[name] for name in steering))
+        row["image_path"] = "://" if show.is_url(row.get("image_path")) else None
+        key = (row[OUTPUT], row["image_path"], *(row[name] for name in steering))
         opening, imports, note = source.opening(row["image_id"])
         for name, chosen, extra in (("command", found.command, None), ("script", found.script, imports)):
             if source.settings is None or (name == "script" and opening is None):
@@ -153,7 +155,7 @@ class _Source:
 
     def template(self, row: Mapping[str, Any], name: str, imports: frozenset[str] | None) -> list[str]:
         """Return the command's or the script's pieces for a row."""
-        fixed = dict(row, file_name="", image_path=None, image_sha256="", num_bytes=0, created_at="")
+        fixed = dict(row, file_name="", image_sha256="", num_bytes=0, created_at="")
         slots: dict[str, Any] = {name: _Slot(name) for name in SLOTS} | {"video_id": _SlotId(_MARK.format("video_id"))}
         missing = {f.name: 0 for f in dataclasses.fields(VideoRecord) if f.default is dataclasses.MISSING}
         missing.pop("metrics", None)
