@@ -18,6 +18,8 @@ from typing import TextIO
 from tqdm import tqdm
 
 PLAIN_INTERVAL_S = 10.0
+EARLY_S = 1.0
+"""Before this, the first videos say nothing of the rate."""
 
 
 def _no_link(path: str, flags: int) -> int:
@@ -135,9 +137,11 @@ class Progress:
 
     def line(self) -> str:
         """Return done/total, failures, rate and time left on one line."""
-        rate, left = self.videos_per_minute, self.seconds_left
-        eta = "?" if left is None else duration(left)
-        return f"{self.done}/{self.total} videos, {self.failed} failed, {rate:.1f} videos/min, {eta} left"
+        left = self.seconds_left
+        is_early = 0 < self.done < self.total and time.monotonic() - self._start < EARLY_S
+        rate = "?" if is_early else f"{self.videos_per_minute:.1f}"
+        eta = "?" if is_early or left is None else duration(left)
+        return f"{self.done}/{self.total} videos, {self.failed} failed, {rate} videos/min, {eta} left"
 
 
 def duration(seconds: float) -> str:

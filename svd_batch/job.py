@@ -148,12 +148,12 @@ def _short(value: Any) -> str:
 def describe(job: Job) -> str:
     """Return one line that says what will happen."""
     plan, config = job.plan, job.config
-    asked = f"{plan.num_images} pictures × {plan.num_cells} cells"
+    asked = f"{_counted(plan.num_images, 'picture')} × {_counted(plan.num_cells, 'cell')}"
     if (config.num_seeds, config.seeds) != (1, None):
-        asked += f" × {len(config.seeds or range(config.num_seeds))} seeds"
+        asked += f" × {_counted(len(config.seeds or range(config.num_seeds)), 'seed')}"
     if config.shard is not None:
         asked = f"shard {config.shard} of the manifest, {asked}"
-    head = f"{asked} = {plan.num_videos} videos with {config.model.name} into {config.output}"
+    head = f"{asked} = {_counted(plan.num_videos, 'video')} with {config.model.name} into {config.output}"
     if plan.num_done == plan.num_videos:
         return f"{head}: {plan.num_done} of {plan.num_videos} done, nothing to do"
     parts = [f"{plan.num_done} done"] if plan.num_done else []
@@ -161,6 +161,10 @@ def describe(job: Job) -> str:
         parts.append(f"{plan.num_left_failed} failed earlier and are left (retry_failed=true tries them again)")
     parts.append(f"{plan.num_todo} new" if plan.num_todo else "nothing to do")
     return f"{head}: {', '.join(parts)}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def cautions(job: Job) -> Iterator[str]:

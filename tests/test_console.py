@@ -150,12 +150,19 @@ def test_without_a_terminal_the_first_and_the_last_video_make_a_line():
     assert last.endswith(", 0 s left")
 
 
-def test_a_line_has_counts_failures_rate_and_time_left():
+def test_a_line_has_counts_failures_rate_and_time_left(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("svd_batch.console.EARLY_S", 0.0)
     progress, _ = progress_of(4)
     progress.update()
     progress.update(failed=True)
     pattern = r"2/4 videos, 1 failed, \d+\.\d videos/min, \d+ (s|min \d\d s|h \d\d min) left"
     assert re.fullmatch(pattern, progress.line())
+
+
+def test_the_first_moment_says_nothing_of_the_rate():
+    progress, _ = progress_of(4)
+    progress.update()
+    assert progress.line() == "1/4 videos, 0 failed, ? videos/min, ? left"
 
 
 def test_before_the_first_video_the_time_left_is_not_known():
