@@ -89,7 +89,7 @@ function textOf(name, clip) {
 }
 
 function cellText(clip, separator = " · ") {
-  return axes.map((axis, i) => `${axis.label} ${axis.texts[placeOf[i][clip]]}`).join(separator) || "the only cell";
+  return axes.map((axis, i) => `${axis.name} ${axis.texts[placeOf[i][clip]]}`).join(separator) || "the only cell";
 }
 
 const measureNamed = name => measures.find(m => m.name === name);

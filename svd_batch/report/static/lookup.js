@@ -103,7 +103,7 @@ const headOf = measure => (measure.unit ? `${measure.title}, ${measure.unit}` : 
 const heading = text => make("th", { scope: "col" }, text);
 const cellHeads = () => cellAxes.map(axis => heading(axes[axis].label));
 const cellTexts = key => cellAxes.map((axis, i) => make("td", {}, axes[axis].texts[key.split(",")[i]]));
-const cellWords = key => cellAxes.map((axis, i) => `${axes[axis].label} ${axes[axis].texts[key.split(",")[i]]}`).join(", ") || "the only cell";
+const cellWords = key => cellAxes.map((axis, i) => `${axes[axis].name} ${axes[axis].texts[key.split(",")[i]]}`).join(", ") || "the only cell";
 
 // --- what is asked -----------------------------------------------------------------------------------------------------
 
