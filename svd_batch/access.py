@@ -23,7 +23,7 @@ _TOKEN = re.compile(
     r"|(?<=Bearer )[^\s'\",;]+"
 )
 _NAMED_SECRET = re.compile(
-    r"(?i)(\b\w*(?:token|password|passwd|secret|api_?key|access_?key(?:_?id)?|signature|credentials?)[\"']?\s*[=:]\s*[\"']?)"
+    r"(?i)(\b\w*(?:token|password|(?<!/etc/)passwd|secret|api_?key|access_?key(?:_?id)?|signature|credentials?)[\"']?\s*[=:]\s*[\"']?)"
     r"(?!null\b|None\b|true\b|false\b)[^\s\"',;&?}\])]+"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
-from svd_batch.access import printable
+from svd_batch.access import printable, short
 from svd_batch.config import CheckImages
 from svd_batch.console import duration, size
 from svd_batch.job import SAMPLE_IMAGES, UNRESOLVED, Job, describe, unreadable
@@ -60,4 +60,4 @@ def _bad_pictures(job: Job) -> Iterator[str]:
     opened = min(num_images, SAMPLE_IMAGES) if check is CheckImages.sample else num_images
     yield f"pictures checked: {opened} of {num_images}, {len(bad)} will fail"
     for image, reason in bad:
-        yield f"  {printable(image.image_path or image.image_id)}: {reason}"
+        yield f"  {short(printable(image.image_path or image.image_id), 160)}: {reason}"

@@ -18,7 +18,7 @@ from typing import Any
 
 import svd_batch
 from svd_batch import checkpoint, dataset, logger, on_end
-from svd_batch.access import printable, unsecret
+from svd_batch.access import printable, short, unsecret
 from svd_batch.attempts import AttemptLog
 from svd_batch.backends import LoadSettings, make_backend, remove_leftovers
 from svd_batch.config import Config, Dtype, Offload, folder_settings
@@ -119,7 +119,7 @@ def begin(job: Job, console: Console, events: EventLog, *, texts: tuple[str, str
     remove_leftovers()  # also where nothing is to do, as after a run that was killed behind its last video
     if job.plan.num_todo:
         for image, reason in unreadable(job, job.config.check_images):
-            console.warn(f"{printable(image.image_path or image.image_id)} will fail: {reason}")
+            console.warn(f"{short(printable(image.image_path or image.image_id), 160)} will fail: {reason}")
         if job.config.backend.address is None:  # each node of a cluster fetches for itself
             model, pinned = job.config.model, pinned_model(job)
             checkpoint.fetch(model)  # by its name, which is known offline from now on

@@ -151,6 +151,8 @@ class Store:
         told = store_error(error)
         if told is not None:
             return told
+        if isinstance(error, UserError):  # of check_no_link: every video there would fail
+            return error
         if not self.temporary_dir.is_dir():
             return UserError(
                 f"output: {self.root} is gone, or its disk was unmounted; what was finished there is kept, and the "
@@ -159,16 +161,21 @@ class Store:
         if not isinstance(error, OSError):
             return None
         if error.errno in STORAGE_ERRNOS:
-            return error
+            return self._named(error)
         path = self.temporary("probe")
         try:
             path.write_bytes(bytes(_PROBE_BYTES))
             flush(path)
         except OSError as refused:
-            return refused if refused.errno in STORAGE_ERRNOS else None
+            return self._named(refused) if refused.errno in STORAGE_ERRNOS else None
         finally:
             path.unlink(missing_ok=True)
         return None
+
+    def _named(self, error: OSError) -> OSError:
+        """Return an error that tells which folder it is about: a write's own tells no file."""
+        error.filename = error.filename or str(self.root)
+        return error
 
     def commit_video(self, temporary: Path, record: VideoRecord) -> None:
         """Make a finished, flushed temporary video and its record durable, the video first.

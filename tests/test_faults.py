@@ -331,6 +331,7 @@ def test_a_disk_that_fills_up_stops_the_run_with_a_sentence_and_the_run_goes_on_
     words = [f"output={disk / 'out'}", "sweep.motion_bucket_id=0:9:1", "model.height=32", "model.width=32"]
     ended = run(*words, frames=noise())
     assert ended.returncode == 2
+    assert f"error: {disk / 'out'}" in ended.stderr
     assert "No space left on device; what is finished is kept, and the same command goes on" in ended.stderr
     assert "Traceback" not in ended.stderr
     kept = Store(disk / "out").done_ids()

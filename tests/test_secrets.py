@@ -40,6 +40,7 @@ TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345"
         ("token: null", "token: null"),
         ("77 tokens: too many", "77 tokens: too many"),
         ("motion_bucket_id=[20,240] fps=7 seed=42", "motion_bucket_id=[20,240] fps=7 seed=42"),
+        ("file:///etc/passwd: only http and https are loaded", "file:///etc/passwd: only http and https are loaded"),
         ("no such file: pictures/hf_cat.png", "no such file: pictures/hf_cat.png"),
     ],
 )

@@ -18,7 +18,7 @@ from svd_batch import cli, run, store, video
 from svd_batch.committer import Committer
 from svd_batch.config import MemoryConfig, ModelConfig, VideoConfig
 from svd_batch.engine.generated import EngineInfo, Generated
-from svd_batch.errors import is_storage, store_error
+from svd_batch.errors import UserError, is_storage, store_error
 from svd_batch.load import LoadedUnit
 from svd_batch.owner import machine, temporary_prefix
 from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
@@ -42,7 +42,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return lambda: committer.write(loaded, planned, generated)
 
 
-def failing(error: OSError) -> Callable[..., Any]:
+def failing(error: Exception) -> Callable[..., Any]:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
@@ -71,6 +71,15 @@ def test_a_failing_disk_stops_the_run(code: int, write: Write, monkeypatch: pyte
     with pytest.raises(OSError, match=os.strerror(code)):
         write()
     assert list((tmp_path / "out" / ".svd_batch" / "tmp").iterdir()) == []
+    assert Store(tmp_path / "out").failures() == []
+
+
+def test_a_link_among_the_folders_stops_the_run_and_blames_no_picture(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Store, "commit_video", failing(UserError("output: videos/ab is a symlink to /; …")))
+    with pytest.raises(UserError, match="is a symlink"):
+        write()
     assert Store(tmp_path / "out").failures() == []
 
 
