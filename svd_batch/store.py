@@ -130,7 +130,7 @@ class Store:
 
     def check_place(self, folder: Path) -> None:
         """Raise UserError when a folder to write to lies in OUTPUT, and it or one on the way to it is a symlink."""
-        if folder.is_relative_to(self.root):
+        if not self.is_remote and folder.is_relative_to(self.root):
             self.check_no_link(folder / "any")
 
     # --- videos and their records ---------------------------------------------------------------------
