@@ -18,7 +18,7 @@ def apply_speed(pipe: Any, speed: SpeedConfig, memory: MemoryConfig, device_type
     """Make a loaded pipeline take the exact shortcuts and save activations.
 
     What is left to auto is on for a CPU only: slices are there for memory on a GPU, with channels_last a GPU's group
-    norm turns its input back at every layer, and cuDNN's workspace for a temporal_conv2d is gigabytes (docs/log.md).
+    norm turns its input back at every layer, and temporal_conv2d made a UNet's step slower there (docs/log.md).
     """
     values = {name: getattr(speed, name) for name in SWITCHES}
     wanted = {name: device_type == "cpu" if value == "auto" else bool(value) for name, value in values.items()}

@@ -54,11 +54,12 @@ def write_report(
     roots = list(roots) if isinstance(roots, Sequence) else [roots]
     path = out or roots[0] / "report.html"
     sweep = read_sweep(roots, live=live)
+    if markdown:
+        sweep.folders[0].store.check_place(roots[0] / FOLDER / PLOTS)
     answered = analysed(sweep)
     html = page(sweep, path, answered, embed=embed, refresh_s=refresh_s, most_clips=most_clips)
     _write(sweep.folders[0].store, html, path)
     if markdown:
-        sweep.folders[0].store.check_place(roots[0] / FOLDER / PLOTS)
         write_markdown(answered.analysis, roots[0] / FOLDER, answered.cell_s)
     return path
 
