@@ -231,9 +231,10 @@ def _create(folder: Path, number: int, state: _State) -> bool:
         try:
             with file:
                 file.write(state.to_bytes())
-        except OSError:  # a full disk: an empty file would be watched by whoever comes next
+        except OSError as error:  # a full disk: an empty file would be watched by whoever comes next
             with suppress(OSError):
                 remove(path)
+            error.filename = str(path)  # which a write's own doesn't tell
             raise
     # Who slept since it looked may make a number that was used and removed. A higher one is there then, always.
     if max(_numbers(folder), default=0) == number and _read(path) == state.to_bytes():
