@@ -65,6 +65,10 @@ RESULTS_AHEAD = 16
 It looks ten times a second: with its own 2, an actor could make 20 videos a second.
 """
 
+HOLD_S = 0.1
+"""How long an actor may keep a result to hand it on with the next ones: Ray Data looks no oftener, and each time that
+something is handed on costs it several milliseconds of processor time, whatever it is."""
+
 MAX_TEMP_PATH = 16
 """A socket's path may have 107 bytes. Ray puts them up to 64 below its folder, whose own name has up to 26."""
 
@@ -324,15 +328,16 @@ class RayBackend:
                 num_gpus=self.num_gpus or None,
             )
         )
-        metrics = self._metrics(counted, generate)
+        metrics, arrived = self._metrics(counted, generate), _Arrived()
         try:
             for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for row in table.to_pylist():
                     _say_all(say, row["notes"])
-                    result = _result_from_row(row)
-                    if metrics is not None:
-                        metrics.add(result, ends_unit=row["ends_unit"])
-                    yield result
+                    results = arrived.new(row)
+                    for i, result in enumerate(results, 1):
+                        if metrics is not None:
+                            metrics.add(result, ends_unit=row["ends_unit"] and i == len(results))
+                        yield result
         except ray.exceptions.RayError as error:
             raise _plain_error(error) from error
         finally:
@@ -477,7 +482,7 @@ def _loaded_from_row(row: dict[str, Any]) -> LoadedUnit:
 
 
 class RayGenerate:
-    """The Generate stage as Ray Data calls it: Arrow tables of one row in, Arrow tables of one result out."""
+    """The Generate stage as Ray Data calls it: Arrow tables of one unit in, of the results of a moment out."""
 
     def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
         if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
@@ -487,17 +492,30 @@ class RayGenerate:
             self.stage = Generate(_settled(settings))
 
     def __call__(self, batch: Any) -> Iterator[Any]:
-        """Yield one table a result."""
+        """Yield a table of one row each time: Ray Data would give each of several rows a block of its own."""
         import pyarrow as pa
 
+        texts = pa.list_(pa.string())
         for row in batch.to_pylist():
             loaded = _loaded_from_row(row)
-            last = len(loaded.unit.videos) - 1
+            begun = 0
             try:
-                for i, result in enumerate(self.stage(loaded)):
-                    notes = pa.array([self.stage.take_notes()], pa.list_(pa.string()))
-                    values = {"kind": [type(result).__name__], "result": [to_json(result)], "ends_unit": [i == last]}
-                    yield pa.table({**values, "notes": notes})
+                for results in self.stage.begin(loaded, HOLD_S):
+                    lists = {
+                        "kinds": [type(result).__name__ for result in results],
+                        "results": [to_json(result) for result in results],
+                        "notes": self.stage.take_notes(),
+                    }
+                    where = {"unit": [loaded.unit.videos[0].video_id], "first": [begun]}
+                    begun += len(results)
+                    ends_unit = [begun == len(loaded.unit.videos)]
+                    yield pa.table(
+                        {
+                            **{name: pa.array([values], texts) for name, values in lists.items()},
+                            **where,
+                            "ends_unit": ends_unit,
+                        }
+                    )
             except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)
@@ -523,9 +541,29 @@ def _settled(settings: GenerateSettings) -> GenerateSettings:
     return replace(settings, torch_threads=settings.torch_threads or threads, memory_share=share)
 
 
-def _result_from_row(row: dict[str, Any]) -> Result:
-    kind = VideoRecord if row["kind"] == "VideoRecord" else FailureRecord
-    return from_dict(kind, json.loads(row["result"]))  # type: ignore[return-value]
+class _Arrived:
+    """How far the results of each unfinished unit have come.
+
+    A retried unit yields one by one what its first try may have yielded together, and Ray leaves out as many yields
+    as there were: some results may come twice, none is left out.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[str, int] = {}
+
+    def new(self, row: Mapping[str, Any]) -> list[Result]:
+        """Return the results of a row that haven't come before."""
+        unit, first = row["unit"], row["first"]
+        expected = self._next.pop(unit, 0)
+        texts = list(zip(row["kinds"], row["results"], strict=True))
+        if not row["ends_unit"]:
+            self._next[unit] = max(expected, first + len(texts))
+        return [_result(kind, text) for kind, text in texts[max(0, expected - first) :]]
+
+
+def _result(kind: str, text: str) -> Result:
+    record = VideoRecord if kind == "VideoRecord" else FailureRecord
+    return from_dict(record, json.loads(text))  # type: ignore[return-value]
 
 
 def _fetch_checkpoint(model: Any) -> None:

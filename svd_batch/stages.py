@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,6 +42,18 @@ MAX_COMMITTING = 8
 
 PATIENCE_S = 10.0
 """How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""
+
+
+@dataclass
+class _Making:
+    """A unit in the making."""
+
+    futures: dict[str, Future[Result]]
+    """What comes of each planned video, in plan order."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set: nothing more of it is begun."""
+    is_known: bool = False
+    """Whether anything of it was on record before; settled before any future is."""
 
 
 class Generate:
@@ -81,33 +95,51 @@ class Generate:
         yielded, so leaving any out would lose records. Called with the next unit before this one is over: then it is
         denoised while the last videos of this one are written.
         """
-        futures: dict[str, Future[Result]] = {planned.video_id: Future() for planned in loaded.unit.videos}
-        stop = threading.Event()
-        job = self._denoiser.submit(self._denoise_unit, loaded, futures, stop)
+        return (result for results in self.begin(loaded) for result in results)
+
+    def begin(self, loaded: LoadedUnit, hold_s: float = 0.0) -> Iterator[list[Result]]:
+        """Do the same, but yield together what came within `hold_s` of the last time that something was yielded.
+
+        A unit of which anything was on record before is yielded one by one, so that a retried one, too, has yielded
+        after N times no more than its first try after N times.
+        """
+        making = _Making({planned.video_id: Future() for planned in loaded.unit.videos})
+        job = self._denoiser.submit(self._denoise_unit, loaded, making)
         self._jobs = [*(other for other in self._jobs if not other.done()), job]
-        return self._results(futures, job, stop)
+        return self._results(making, job, hold_s)
 
     @staticmethod
-    def _results(futures: Mapping[str, Future[Result]], job: Future[None], stop: threading.Event) -> Iterator[Result]:
+    def _results(making: _Making, job: Future[None], hold_s: float) -> Iterator[list[Result]]:
+        held: list[Result] = []
+        due = -math.inf
         try:
-            for future in futures.values():
-                yield future.result()
+            for future in making.futures.values():
+                if held and wait([future], max(0.0, due - time.monotonic())).not_done:
+                    yield held
+                    held, due = [], time.monotonic() + hold_s
+                held.append(future.result())
+                if making.is_known or time.monotonic() >= due:
+                    yield held
+                    held, due = [], time.monotonic() + hold_s
+            if held:
+                yield held
             job.result()
         finally:  # a caller that goes away (Ctrl-C) must not leave the rest of the unit running
-            stop.set()
+            making.stop.set()
 
-    def _denoise_unit(self, loaded: LoadedUnit, futures: Mapping[str, Future[Result]], stop: threading.Event) -> None:
+    def _denoise_unit(self, loaded: LoadedUnit, making: _Making) -> None:
         """Settle the future of each planned video; runs in the denoising thread.
 
         Videos are made in batches of those that can share one, so a later video may be done before an earlier one.
         Last, and alone, come those that a process has died on: whatever else was in its hands then is innocent.
         """
+        futures, stop = making.futures, making.stop
         try:
             if self._end is not None:
                 raise self._end
             self.attempts.look()
             self.store.look_for_failures()
-            missing = self._to_make(loaded, futures)
+            missing = self._to_make(loaded, making)
             suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
             for batch in self._batches([planned for planned in missing if planned not in suspects]):
                 if stop.is_set() or self._closing.is_set():
@@ -135,12 +167,17 @@ class Generate:
         while self._committing:
             wait([self._committing.popleft()])
 
-    def _to_make(self, loaded: LoadedUnit, futures: Mapping[str, Future[Result]]) -> list[PlannedVideo]:
+    def _to_make(self, loaded: LoadedUnit, making: _Making) -> list[PlannedVideo]:
         """Return the videos that are to be made, after settling those that are committed or have no picture."""
         missing = []
         load_failure: Result | None = None
-        for planned in loaded.unit.videos:
-            known = self._known(planned)
+        futures, videos = making.futures, loaded.unit.videos
+        records = {planned.video_id: self._known(planned) for planned in videos}
+        making.is_known = any(records.values()) or any(
+            map(self.store.is_failed, (loaded.unit.image.image_id, *records))
+        )
+        for planned in videos:
+            known = records[planned.video_id]
             if known is not None:
                 futures[planned.video_id].set_result(known)
             elif loaded.picture is None:  # one failure for the image, however many videos it has

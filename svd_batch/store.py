@@ -67,7 +67,7 @@ class Store:
         self._no_links: dict[str, float] = {}
         """When a folder was last seen to be reached through no symlink."""
         self._failure_shards: set[str] | None = None
-        """The folders that failures are in, where `look` has found out; nothing is cleared that is in no folder."""
+        """The folders that failures are in, where `look` has found out; no other is asked for or cleared."""
         self.parts = parts.Parts(self.records_dir / "parts", self.write_table, self._unlink)
 
     def exists(self) -> bool:
@@ -347,14 +347,22 @@ class Store:
             return None
 
     def look_for_failures(self) -> None:
-        """Find out where failures are: for who alone makes, from now on, the videos whose failures it clears."""
+        """Find out where failures are: for who alone makes, from now on, the videos whose failures it asks for."""
         self._failure_shards = {path.name for path in children(self.failures_dir)}
 
     def clear_failure(self, item_id: str) -> None:
         """Forget a failure: the item has succeeded."""
         path = self._failure_path(item_id)
-        if self._failure_shards is None or path.parent.name in self._failure_shards:
+        if self._may_be_there(path):
             self._unlink(path)
+
+    def is_failed(self, item_id: str) -> bool:
+        """Return whether there is a failure of an image or a video."""
+        path = self._failure_path(item_id)
+        return self._may_be_there(path) and path.is_file()
+
+    def _may_be_there(self, failure: Path) -> bool:
+        return self._failure_shards is None or failure.parent.name in self._failure_shards
 
     def failures(self) -> list[FailureRecord]:
         """Return every failure on record, by file name."""

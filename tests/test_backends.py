@@ -6,14 +6,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise, product
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
 import pytest
+from builders import make_failure
 
 from svd_batch import backends
 from svd_batch.backends import (
@@ -22,6 +24,7 @@ from svd_batch.backends import (
     RayBackend,
     RayGenerate,
     SerialBackend,
+    _Arrived,
     _plain_error,
     remove_leftovers,
 )
@@ -32,7 +35,7 @@ from svd_batch.manifest import read_manifest
 from svd_batch.owner import temporary_prefix
 from svd_batch.place import Place
 from svd_batch.plan import Request, Seeds, make_plan, split_units
-from svd_batch.records import Result, SweepCell, VideoRecord, WorkUnit, unit_from_json
+from svd_batch.records import FailureRecord, Result, SweepCell, VideoRecord, WorkUnit, to_json, unit_from_json
 from svd_batch.settings import GenerateSettings
 from svd_batch.stages import Generate
 from svd_batch.store import Store
@@ -197,11 +200,12 @@ def stubbed(act: Callable[[SweepCell, Path], None]) -> type[RayGenerate]:
     return Stubbed
 
 
+@pytest.mark.parametrize("seconds", [0.3, 0.03])  # results come one by one, and several together
 def test_an_actor_of_a_pool_of_varying_size_killed_in_the_middle_of_a_unit_loses_and_doubles_nothing(
-    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+    seconds: float, ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def act(cell: SweepCell, output: Path) -> None:
-        time.sleep(0.3)
+        time.sleep(seconds)
 
     monkeypatch.setattr(backends, "RayGenerate", stubbed(act))
     assert start(ray_backend, BackendConfig(num_actors=[1, 2], torch_threads=1)) == 2
@@ -218,6 +222,32 @@ def test_an_actor_of_a_pool_of_varying_size_killed_in_the_middle_of_a_unit_loses
     planned = sorted(video.video_id for unit in units for video in unit.videos)
     assert sorted(r.video_id for r in results if isinstance(r, VideoRecord)) == planned
     assert Store(tmp_path / "out").done_ids() == set(planned)
+
+
+def rows_of(results: list[FailureRecord], groups: Sequence[int]) -> list[dict[str, Any]]:
+    """Return what an actor hands on of one unit whose results come in groups of these sizes."""
+    ends = list(accumulate(groups))
+    return [
+        {
+            "unit": "a",
+            "first": end - size,
+            "kinds": ["FailureRecord"] * size,
+            "results": [to_json(result) for result in results[end - size : end]],
+            "ends_unit": end == len(results),
+        }
+        for size, end in zip(groups, ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("groups", [g for n in range(1, 5) for g in product((1, 2, 3, 4), repeat=n) if sum(g) == 4])
+def test_a_unit_tried_again_after_any_hand_over_brings_each_result_once(groups: tuple[int, ...]) -> None:
+    results = [make_failure(f"{i:020}") for i in range(4)]
+    again = rows_of(results, [1] * 4)
+    for num_before in range(len(groups)):  # with the last one the unit is over
+        arrived = _Arrived()
+        rows = [*rows_of(results, groups)[:num_before], *again[num_before:]]  # Ray leaves out as many as there were
+        assert [result for row in rows for result in arrived.new(row)] == results
+        assert [result for row in again for result in arrived.new(row)] == results  # of a new plan
 
 
 def test_an_error_that_condemns_an_actor_replaces_it_and_one_that_dies_of_an_item_sets_it_aside(

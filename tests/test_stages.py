@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import make_cell, make_image
+from stub_engine import StubEngine
 
 from svd_batch import metrics
 from svd_batch.config import Codec, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
-from svd_batch.load import LoadedUnit
+from svd_batch.load import LoadedUnit, failure_of
 from svd_batch.metrics import METRICS, Clip, measure
-from svd_batch.records import FailureRecord, PlannedVideo, VideoRecord, WorkUnit
+from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
 from svd_batch.settings import GenerateSettings
 from svd_batch.stages import Generate
 from svd_batch.store import Store
@@ -70,6 +71,64 @@ def test_the_engine_is_loaded_in_the_thread_that_computes(tmp_path: Path, tiny_c
     stage = Generate(GenerateSettings(str(tmp_path), model, "r", MemoryConfig(), VideoConfig(), "f"), make_engine)
     assert loaded_in == [thread.name for thread in stage._denoiser._threads]
     stage.close()
+
+
+UNIT = WorkUnit(make_image(), tuple(PlannedVideo(f"{i:020}", make_cell(motion_bucket_id=i), 1, 0) for i in range(5)))
+UNIT_LOADED = LoadedUnit(UNIT, np.zeros((32, 32, 3), np.uint8), "0" * 64, 0.0)
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Callable[[Callable[[SweepCell], None] | None], Generate]]:
+    """Makes a stage whose engine does to each cell what the test says."""
+    stages: list[Generate] = []
+    model = ModelConfig(id="nowhere", name="stub", num_frames=3, height=32, width=32)
+
+    def make(act: Callable[[SweepCell], None] | None = None) -> Generate:
+        Store(tmp_path).create()
+        settings = GenerateSettings(str(tmp_path), model, "r", MemoryConfig(), VideoConfig(), "f")
+        stages.append(Generate(settings, lambda: StubEngine(act)))  # type: ignore[arg-type, return-value]
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.close()
+
+
+def test_results_that_come_soon_after_the_last_are_handed_on_together(quick: Callable[..., Generate]) -> None:
+    assert [len(results) for results in quick().begin(UNIT_LOADED, hold_s=60)] == [1, 4]
+
+
+def test_without_holding_each_result_is_handed_on_by_itself(quick: Callable[..., Generate]) -> None:
+    assert [len(results) for results in quick().begin(UNIT_LOADED)] == [1] * 5
+
+
+def test_a_result_is_held_no_longer_than_it_may_be_while_the_next_is_made(quick: Callable[..., Generate]) -> None:
+    seen, in_time = threading.Event(), []
+
+    def wait_for_the_others(cell: SweepCell) -> None:
+        if cell.motion_bucket_id == 3:
+            in_time.append(seen.wait(60))
+
+    sizes = []
+    for results in quick(wait_for_the_others).begin(UNIT_LOADED, hold_s=0.5):
+        sizes.append(len(results))
+        if sum(sizes) == 3:
+            seen.set()
+    assert (sum(sizes), in_time) == (5, [True])
+
+
+@pytest.mark.parametrize("earlier", ["a record", "a failure", "the picture's failure"])
+def test_a_unit_of_which_anything_is_on_record_is_handed_on_one_by_one(
+    earlier: str, quick: Callable[..., Generate]
+) -> None:
+    """A retried unit would else have yielded more after N times than its first try had, and Ray leaves those out."""
+    stage = quick()
+    if earlier == "a record":
+        list(stage(dataclasses.replace(UNIT_LOADED, unit=dataclasses.replace(UNIT, videos=UNIT.videos[:1]))))
+    else:
+        planned = UNIT.videos[0] if earlier == "a failure" else None
+        stage.store.record_failure(failure_of(UNIT, planned, "generate", OSError("once")))
+    assert [len(results) for results in stage.begin(UNIT_LOADED, hold_s=60)] == [1] * 5
 
 
 def test_a_video_has_every_metric_of_its_frames(made: Made, tmp_path: Path) -> None:
