@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -469,6 +470,54 @@ def test_a_click_on_a_figure_filters_the_grid_to_its_cell(page: Opened) -> None:
     page.page.locator("#answer td[data-cell]").first.click()
     assert page.text("#picked") == "the cell of a figure"
     assert cells(page) == 2
+
+
+def press(page: Opened, *keys: str) -> dict[str, str]:
+    """Press keys; return which cell of a figure is focused then, and what it is called."""
+    for key in keys:
+        page.page.keyboard.press(key)
+    code = "() => ({cell: document.activeElement.dataset.cell ?? '', name: document.activeElement.ariaLabel ?? ''})"
+    found: dict[str, str] = page.page.evaluate(code)
+    return found
+
+
+def test_tab_stops_once_at_each_figure_and_arrows_walk_its_cells(page: Opened) -> None:
+    stops = """() => [...document.querySelectorAll("#answer :is(table, svg)")].map(figure => [
+        figure.querySelectorAll("[data-cell]").length > 0, figure.querySelectorAll("[tabindex='0']").length])"""
+    figures = page.page.evaluate(stops)
+    assert {(has_cells, num) for has_cells, num in figures} == {(True, 1), (False, 0)}
+    page.page.focus("#answer td[data-cell][tabindex='0'] >> nth=0")
+    start = press(page, "Home", "ArrowUp")
+    assert start["name"].startswith("motion_bucket_id 20, noise_aug_strength 0.02: ")
+    assert "px a frame" in start["name"]
+    assert json.loads(press(page, "ArrowRight", "ArrowDown")["cell"]) == {
+        "motion_bucket_id": 127,
+        "noise_aug_strength": 0.1,
+    }
+    assert json.loads(press(page, "End", "ArrowRight")["cell"])["motion_bucket_id"] == 240  # nothing lies beyond it
+    assert page.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert page.page.evaluate(stops) == figures
+
+
+@pytest.mark.parametrize("key", ["Enter", " "])
+def test_a_key_on_a_figure_filters_the_grid_to_its_cell_and_goes_there(page: Opened, key: str) -> None:
+    page.page.focus("#answer td[data-cell][tabindex='0'] >> nth=0")
+    press(page, "Home", "ArrowRight", key)
+    assert page.text("#picked") == "the cell of a figure"
+    assert page.page.locator("#heads .column-label").all_inner_texts() == ["127"]
+    assert page.page.evaluate("() => document.activeElement.id") == "viewport"
+    assert page.count("dialog[open]") == 0
+    assert page.page.locator("#clips .play").get_attribute("aria-label") == "Play"
+
+
+def test_points_of_curves_and_rows_of_the_best_trades_are_reached_by_keys(page: Opened) -> None:
+    page.page.focus("#answer .dot[tabindex='0'] >> nth=0")
+    assert json.loads(press(page, "Home", "ArrowRight")["cell"]) == {"motion_bucket_id": 127}
+    assert page.page.get_by_role("button", name="motion_bucket_id 127: ").count() > 0
+    page.page.focus("#answer tr[data-cell][tabindex='0']")
+    below = press(page, "ArrowDown")
+    assert below["name"].startswith("motion_bucket_id ")
+    assert f"motion_bucket_id {json.loads(below['cell'])['motion_bucket_id']}," in below["name"]
 
 
 def test_a_copy_that_fails_says_so(page: Opened) -> None:

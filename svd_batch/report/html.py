@@ -34,6 +34,7 @@ SCRIPTS = (
     "compare.js",
     "lookup.js",
     "extremes.js",
+    "figures.js",
     "keys.js",
     "main.js",
 )

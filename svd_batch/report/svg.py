@@ -77,7 +77,9 @@ def inline(text: str, name: str, label: str, dots: Mapping[str, Sequence[Dot]]) 
     width, height = root.get("viewBox", "0 0 1 1").split()[2:]
     root.attrib.clear()
     view = f"0 0 {_short(width)} {_short(height)}"
-    root.attrib |= {"class": "figure", "viewBox": view, "role": "img", "aria-label": label, "stroke-linejoin": "round"}
+    has_buttons = any(dot.cell is not None for some in dots.values() for dot in some)
+    role = "group" if has_buttons else "img"  # what is in an image can't be reached
+    root.attrib |= {"class": "figure", "viewBox": view, "role": role, "aria-label": label, "stroke-linejoin": "round"}
     return _FORBIDDEN.sub("�", ET.tostring(root, encoding="unicode"))
 
 
@@ -94,6 +96,7 @@ def _circle(mark: ET.Element, dot: Dot) -> ET.Element:
     found = ET.Element("g", {"class": "dot"})
     if dot.cell is not None:
         found.set("data-cell", cell_json(dot.cell))
+        found.set("role", "button")
     ET.SubElement(found, "title").text = dot.text
     place = {"cx": mark.get("x", "0"), "cy": mark.get("y", "0")}
     ET.SubElement(found, "circle", {**place, "r": str(_HIT_RADIUS), "class": "hit"})

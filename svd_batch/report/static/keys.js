@@ -48,7 +48,7 @@ function wireKeys() {
   document.addEventListener("keydown", event => {
     const element = event.target;
     if (event.key === "Escape" && isField(element) && !element.closest("dialog")) return element.blur();
-    if (event.ctrlKey || event.metaKey || event.altKey || isField(element)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || isField(element) || figureKey(event)) return;
     const onButton = element.matches?.("button:not(.tile), a, summary, input");
     if (onButton && (event.key === "Enter" || event.key === " ")) return;
     if (element.matches?.(".tile") && event.key === "Enter") return; // a button already

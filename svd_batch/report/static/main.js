@@ -63,21 +63,6 @@ function wirePage() {
     change({ outlier: event.target.value }, "scroll");
     drawExtremes();
   });
-  document.addEventListener("click", event => {
-    const figureCell = event.target.closest("[data-cell]");
-    if (figureCell) showCell(JSON.parse(figureCell.dataset.cell));
-  });
-}
-
-// Show one cell of a figure in the grid; `cell` is {axis: value}.
-function showCell(cell) {
-  const places = Object.entries(cell).map(([name, value]) => [name, axes.find(axis => axis.name === name)?.values.indexOf(value) ?? -1]);
-  const known = places.filter(([, place]) => place >= 0);
-  if (known.length) {
-    const text = known.map(pair => pair.join(":")).join(",");
-    change({ pick: text, at: text, layout: "pictures" }, "filter");
-  }
-  byId("clips").scrollIntoView({ behavior: "smooth" });
 }
 
 // While a run goes on the page loads itself anew, but never under someone's hands.
@@ -106,6 +91,7 @@ function begin() {
   wireLarge();
   wireCompare();
   wireLookup();
+  wireFigures();
   wireKeys();
   wirePage();
   onChange(follow);
