@@ -256,6 +256,34 @@ def test_a_clip_without_its_file_says_so(page: Opened) -> None:
     assert "file missing" in page.page.locator("#canvas .clip.none").all_inner_texts()
 
 
+def test_missing_and_damaged_clips_are_counted_in_the_head_and_can_be_shown_alone(
+    browser: Browser, tmp_path: Path
+) -> None:
+    store = make_output(tmp_path / "out", image_ids=["ant", "bee", "cat", "dog"])
+    gone, cut, *_ = (store.root / record.file_name for record in store.records())
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    opened = open_file(browser, write_report(store.root))
+    opened.until("() => document.querySelector('#unplayable').textContent")
+    assert opened.text("#lacking") == "The file of 1 clip is missing. 1 clip can't be played. Show them"
+    opened.page.click("#show-lacking")
+    opened.until("() => document.querySelectorAll('#canvas .why').length === 2")
+    assert set(opened.page.locator("#canvas .why").all_inner_texts()) == {"file missing", "can't be played"}
+    assert (cells(opened), opened.text("#picked")) == (2, "missing or damaged")
+    opened.page.close()
+
+
+def test_failures_and_missing_files_stand_in_the_head_as_sentences(page: Opened) -> None:
+    assert page.text("header .lead").endswith(" 1 failure. The file of 1 clip is missing. Show it")
+
+
+def test_where_every_clip_plays_the_head_says_nothing_of_files(browser: Browser, tmp_path: Path) -> None:
+    opened = open_file(browser, write_report(make_output(tmp_path / "out", image_ids=["ant"]).root))
+    opened.until("() => document.querySelector('#canvas video')?.readyState >= 2")
+    assert not opened.page.locator("#lacking").is_visible()
+    opened.page.close()
+
+
 def test_a_value_that_is_filtered_out_leaves_the_grid(page: Opened) -> None:
     page.page.click("#filters summary")
     page.page.locator("#values input[data-axis=motion_bucket_id]").first.click()

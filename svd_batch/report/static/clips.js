@@ -117,6 +117,23 @@ function broken(element) {
   observerOf(element.box).unobserve(element);
   element.classList.add("none");
   element.append(make("span", { class: "why" }, "can't be played"));
+  isDamaged.add(element.clip);
+  tellLacking();
+}
+
+// Say in the page's head how many of the clips that were loaded so far can't be played; missing ones it counts already.
+function tellLacking() {
+  byId("lacking").hidden = false;
+  byId("unplayable").textContent = `${isDamaged.size === 1 ? "1 clip" : `${isDamaged.size.toLocaleString("en")} clips`} can't be played.`;
+  byId("show-lacking").textContent = `Show ${isMissing.size + isDamaged.size === 1 ? "it" : "them"}`;
+}
+
+function wireLacking() {
+  byId("show-lacking").addEventListener("click", event => { // the address is the state's
+    event.preventDefault();
+    change({ pick: "lacking", layout: "clips" }, "filter");
+    byId("clips").scrollIntoView({ behavior: "smooth" });
+  });
 }
 
 // Let go of every clip below an element that is about to leave the page.

@@ -63,7 +63,7 @@ function fillFilters() {
   byId("count").textContent = count === data.num ? plural(count, "clip") : `${count.toLocaleString("en")} of ${plural(data.num, "clip")}`;
   byId("clear").hidden = count === data.num && !state.pick;
   byId("picked").hidden = !state.pick;
-  byId("picked").textContent = ["all", "each"].includes(state.pick) ? "chosen by the lookup" : "the cell of a figure";
+  byId("picked").textContent = { all: "chosen by the lookup", each: "chosen by the lookup", lacking: "missing or damaged" }[state.pick] ?? "the cell of a figure";
 }
 
 function toggleValue(name, place, isShown) {

@@ -27,6 +27,7 @@ const suffixOf = unpack(data.suffix, pictureOf);
 const posterOwner = unpack(data.poster, pictureOf); // in a large page a picture's clips share one
 const placeOf = axes.map(axis => unpack(data.places[axis.name], pictureOf)); // [axis][clip] -> position on the axis
 const isMissing = new Set(data.missing);
+const isDamaged = new Set(); // clips that the browser couldn't play
 const framesOf = columnOf("num_frames");
 const rateOf = columnOf("playback_fps");
 

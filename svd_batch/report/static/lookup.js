@@ -136,6 +136,10 @@ function readLookup() {
 }
 
 function applyPick() {
+  if (state.pick === "lacking") {
+    pickedClips = new Set([...isMissing, ...isDamaged]);
+    return;
+  }
   if (state.pick && state.pick !== "all" && state.pick !== "each") {
     const cell = pairs(state.pick).map(([name, place]) => [axisOf(name), place]);
     pickedClips = new Set([...passing.keys()].filter(clip => cell.every(([axis, place]) => axis < 0 || placeOf[axis][clip] === place)));

@@ -92,6 +92,7 @@ function begin() {
   wireCompare();
   wireLookup();
   wireFigures();
+  wireLacking();
   wireKeys();
   wirePage();
   onChange(follow);

@@ -12,7 +12,7 @@ const DEFAULTS = {
   q: "",
   hide: "", // values that are filtered out, as axis:position,…
   range: "", // as measure:low:high
-  pick: "", // "all" or "each": only the lookup's cells; or the cell of a figure, as axis:position,…
+  pick: "", // "all" or "each": only the lookup's cells; "lacking": clips without a file that plays; or the cell of a figure, as axis:position,…
   wanted: numbers.find(m => m.name === "motion")?.name ?? numbers.find(m => m.isMetric)?.name ?? "",
   aim: "near", // or "most", "least"
   target: "",
@@ -35,6 +35,7 @@ function readState() {
   if (state.y && !names.includes(state.y)) state.y = DEFAULTS.y;
   for (const name of ["tint", "sort", "wanted"]) if (!measureNamed(state[name])) state[name] = DEFAULTS[name];
   if (!["near", "most", "least"].includes(state.aim)) state.aim = "near";
+  if (state.pick === "lacking" && !isMissing.size) state.pick = ""; // which can't be played is known once they were loaded
 }
 
 let writing = 0;
