@@ -16,6 +16,7 @@ from svd_batch.analysis import Analysis, Videos, analyse, videos_of
 from svd_batch.report import sentences, tables
 from svd_batch.report.answer import answer, cell_seconds, single_pictures
 from svd_batch.report.heatmaps import NUM_COLOURS, colour
+from svd_batch.report.html import environment
 from svd_batch.report.limits import limits
 from svd_batch.report.reactions import reactions
 
@@ -31,8 +32,7 @@ METRICS: Mapping[str, Any] = {
 
 def template(name: str) -> jinja2.Template:
     """Return a template as the page has it."""
-    loader = jinja2.PackageLoader("svd_batch.report", "templates")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+    return environment().get_template(name)
 
 
 def html_of(analysis: Analysis, **options: Any) -> str:
@@ -108,7 +108,7 @@ def test_the_front_has_every_cell_that_no_other_beats_and_what_a_video_took(whol
 
 def test_heatmaps_have_figures_colours_and_cells_to_click(whole: tuple[Analysis, str]):
     html = whole[1]
-    square = re.search(r'<td class="heat-(\d+)" title="motion_bucket_id 240, noise_aug_strength 0.1: 2.75 px', html)
+    square = re.search(r'<td class="heat-(\d+)" title="motion_bucket_id 240, noise_aug_strength 0.1: 2.75\xa0px', html)
     assert square
     assert int(square[1]) == NUM_COLOURS - 1
     assert 'data-cell="{&#34;motion_bucket_id&#34;:240,&#34;noise_aug_strength&#34;:0.1}"' in html

@@ -36,8 +36,8 @@ def curve_svg(analysis: Analysis, index: int, canvas: Canvas | None = None) -> s
 
 def test_each_point_says_its_median_interval_and_pictures(analysis: Analysis):
     titles = [e.text or "" for e in ET.fromstring(curve_svg(analysis, 0)).iter("title")]
-    assert [re.findall(r"median ([\d.]+) px a frame", t)[0] for t in titles] == ["0.20", "1.27", "2.40"]
-    assert titles[1] == "motion_bucket_id 127: median 1.27 px a frame, 95 % interval 1.27 to 1.27, 8 pictures"
+    assert [re.findall(r"median ([\d.]+)\u00a0px a frame", t)[0] for t in titles] == ["0.20", "1.27", "2.40"]
+    assert titles[1] == "motion_bucket_id 127: median 1.27\u00a0px a frame, 95\u00a0% interval 1.27 to 1.27, 8 pictures"
 
 
 def test_text_stays_text_and_names_the_axes_with_their_units(analysis: Analysis):

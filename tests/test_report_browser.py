@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -345,7 +346,7 @@ def test_a_click_shows_a_clip_large_with_its_row(page: Opened) -> None:
     settled(page, 1, "#large video")
     assert page.text("#large-title") == "<b>cat</b>"
     assert page.text("#large-caption") == HOSTILE
-    assert "1.29 px a frame" in page.text("#large-metrics")
+    assert "1.29\u00a0px a frame" in page.text("#large-metrics")
 
 
 @pytest.mark.parametrize("number", [0, 4, 9])
@@ -630,6 +631,30 @@ def test_on_a_phone_the_highest_value_stands_below_the_right_end_of_its_histogra
         page.page.evaluate(f"({right})('histogram')"), abs=2
     )
     page.page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def shown_texts(page: Opened) -> list[str]:
+    """Return all texts that a person reads or hears: text, tooltips and labels; no commands, scripts and names."""
+    code = """() => {
+        const skipped = "script, style, pre, code, #extremes .under, .picture";
+        const found = [];
+        const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        for (let text; (text = walker.nextNode());) if (!text.parentElement.closest(skipped)) found.push(text.data);
+        for (const name of ["title", "aria-label", "aria-valuetext"]) {
+            for (const one of document.querySelectorAll(`[${name}]`)) found.push(one.getAttribute(name));
+        }
+        return found;
+    }"""
+    found: list[str] = page.page.evaluate(code)
+    return found
+
+
+def test_no_line_can_be_broken_between_a_number_and_its_unit(page: Opened) -> None:
+    page.page.click("#canvas .cell >> nth=0")
+    unit = r"(?:%|(?:px|s|min|h|levels|bytes|KiB|MiB|GiB|UTC)\b)"
+    texts = shown_texts(page)
+    assert [text for text in texts if re.search(rf"\d[ \n]+{unit}", text)] == []
+    assert sum(bool(re.search(rf"\d\u00a0{unit}", text)) for text in texts) > 50
 
 
 def test_where_nothing_hovers_no_key_is_named(browser: Browser, output: Store) -> None:

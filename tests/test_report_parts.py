@@ -229,7 +229,7 @@ def test_the_answer_is_of_the_whole_table_and_shows_cells_of_the_grid(tmp_path: 
     table = table.set_column(at, "motion", pa.array([b / 100 for b in table["motion_bucket_id"].to_pylist()]))
     pq.write_table(table, store.metadata)
     tags = Tags(write_report(store.root))
-    assert "motion_bucket_id 240 instead of 20 raises motion from 0.2 to 2.4 px a frame" in tags.text
+    assert "motion_bucket_id 240 instead of 20 raises motion from 0.2 to 2.4\u00a0px a frame" in tags.text
     assert '{"motion_bucket_id":20}' in [a["data-cell"].replace(" ", "") for _, a in tags.tags if "data-cell" in a]
 
 

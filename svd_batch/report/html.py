@@ -10,7 +10,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import jinja2
 from markupsafe import Markup
+
+from svd_batch.report.typeset import typeset
 
 STYLES = ("page.css", "answer.css", "grid.css", "windows.css")
 SCRIPTS = (
@@ -47,21 +49,27 @@ def render(data: Mapping[str, Any], **values: Any) -> str:
     script = "(() => {\n" + '"use strict";\n' + _joined(SCRIPTS) + "})();\n"
     policy = _policy(style, script, data.get("signed", {}).values())
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(policy=policy, style=Markup(style), script=Markup(script), data=script_json(data), **values)
     )
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Return the templates, which are compiled once a process: a page that is watched is made again and again."""
     loader = jinja2.PackageLoader("svd_batch.report", "templates")
-    environment = jinja2.Environment(
+    found = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "duration": duration, "size": size, "moment": moment}
-    return environment
+    set_texts = {name: _set(write) for name, write in (("duration", duration), ("size", size), ("moment", moment))}
+    found.filters |= {"number": number, "typeset": typeset, **set_texts}
+    return found
+
+
+def _set(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return what writes a value as the page shows it."""
+    return lambda value: typeset(write(value))
 
 
 def _joined(names: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from svd_batch.records import CellValue
+from svd_batch.report.typeset import typeset
 
 COLOURS = {
     "ink": "#1c1f24",
@@ -79,7 +80,8 @@ def inline(text: str, name: str, label: str, dots: Mapping[str, Sequence[Dot]]) 
     view = f"0 0 {_short(width)} {_short(height)}"
     has_buttons = any(dot.cell is not None for some in dots.values() for dot in some)
     role = "group" if has_buttons else "img"  # what is in an image can't be reached
-    root.attrib |= {"class": "figure", "viewBox": view, "role": role, "aria-label": label, "stroke-linejoin": "round"}
+    root.attrib |= {"class": "figure", "viewBox": view, "role": role, "aria-label": typeset(label)}
+    root.attrib |= {"stroke-linejoin": "round"}
     return _FORBIDDEN.sub("�", ET.tostring(root, encoding="unicode"))
 
 
@@ -97,7 +99,7 @@ def _circle(mark: ET.Element, dot: Dot) -> ET.Element:
     if dot.cell is not None:
         found.set("data-cell", cell_json(dot.cell))
         found.set("role", "button")
-    ET.SubElement(found, "title").text = dot.text
+    ET.SubElement(found, "title").text = typeset(dot.text)
     place = {"cx": mark.get("x", "0"), "cy": mark.get("y", "0")}
     ET.SubElement(found, "circle", {**place, "r": str(_HIT_RADIUS), "class": "hit"})
     fill = _styles(mark).get("fill", COLOURS["accent"])

@@ -64,6 +64,8 @@ for (let clip = 0; clip < data.num; clip++) clipAt.set(cellKey(pictureOf[clip], 
 
 // --- words --------------------------------------------------------------------------------------------------------
 
+const NO_BREAK = "\u00a0"; // between a number and its unit; typeset.py does the same
+
 function figure(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
@@ -76,8 +78,8 @@ function figure(value) {
 function withUnit(value, measure) {
   if (value === null || value === undefined) return "not measured";
   if (measure.isFlag) return value ? "yes" : "no";
-  if (measure.unit === "bytes") return value < 1024 ? `${value} bytes` : `${(value / 1024).toFixed(1)} KiB`;
-  return measure.unit ? `${figure(value)} ${measure.unit}` : figure(value);
+  if (measure.unit === "bytes") return value < 1024 ? `${value}${NO_BREAK}bytes` : `${(value / 1024).toFixed(1)}${NO_BREAK}KiB`;
+  return measure.unit ? `${figure(value)}${NO_BREAK}${measure.unit}` : figure(value);
 }
 
 function textOf(name, clip) {

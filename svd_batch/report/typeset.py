@@ -1,0 +1,21 @@
+"""How figures stand in the page's text: no line is broken between a number and its unit.
+
+Texts are made plainly, for Markdown and terminals too, and set only where they go into the page.
+"""
+
+from __future__ import annotations
+
+import re
+
+from svd_batch import metrics
+
+NO_BREAK = "\u00a0"
+_UNITS = {"%", "s", "min", "h", "px", "bytes", "KiB", "MiB", "GiB", "UTC"} | {
+    metric.short_unit.split()[0] for metric in metrics.METRICS.values() if not metric.is_flag and metric.short_unit
+}
+_GAP = re.compile(rf"(?<=\d) (?=(?:{'|'.join(map(re.escape, sorted(_UNITS)))})(?!\w))")
+
+
+def typeset(text: str) -> str:
+    """Return a text as the page shows it."""
+    return _GAP.sub(NO_BREAK, text)
