@@ -19,6 +19,7 @@ from svd_batch.report.heatmaps import NUM_COLOURS, colour
 from svd_batch.report.html import environment
 from svd_batch.report.limits import limits
 from svd_batch.report.reactions import reactions
+from svd_batch.report.typeset import typeset
 
 BUCKETS, NOISES = [20, 127, 240], [0.0, 0.1]
 GRID: Mapping[str, Any] = {"motion_bucket_id": BUCKETS, "noise_aug_strength": NOISES}
@@ -112,6 +113,18 @@ def test_heatmaps_have_figures_colours_and_cells_to_click(whole: tuple[Analysis,
     assert square
     assert int(square[1]) == NUM_COLOURS - 1
     assert 'data-cell="{&#34;motion_bucket_id&#34;:240,&#34;noise_aug_strength&#34;:0.1}"' in html
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("falls from 2.1 to -0.3 px a frame", "falls from 2.1 to −0.3\u00a0px a frame"),
+        ("(change -1, 95 % interval -1.5e-05 to +2 s)", "(change −1, 95\u00a0% interval −1.5e−05 to +2\u00a0s)"),
+        ("run-2 of 2026-11-26, 3e-11d2, a/-1: 8 pictures, 4 steps", None),
+    ],
+)
+def test_numbers_get_a_minus_and_keep_their_unit_and_names_stay(text: str, shown: str | None):
+    assert typeset(text) == (shown or text)
 
 
 def test_the_scale_goes_from_the_first_colour_to_the_last():

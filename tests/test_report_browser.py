@@ -68,6 +68,7 @@ def with_metrics(store: Store) -> None:
     motion[-1] = None
     likeness = (1 - bucket / 300).tolist()
     columns = {"motion": motion, "likeness": likeness, "is_frozen": (bucket == 20).tolist(), "sharpness": likeness}
+    columns["brightness_drift"] = (-bucket / 100).tolist()
     for name, values in columns.items():
         table = table.set_column(table.column_names.index(name), name, pa.array(values))
     pq.write_table(table, store.metadata)
@@ -655,6 +656,18 @@ def test_no_line_can_be_broken_between_a_number_and_its_unit(page: Opened) -> No
     texts = shown_texts(page)
     assert [text for text in texts if re.search(rf"\d[ \n]+{unit}", text)] == []
     assert sum(bool(re.search(rf"\d\u00a0{unit}", text)) for text in texts) > 50
+
+
+def test_numbers_below_zero_have_a_true_minus_sign(page: Opened) -> None:
+    page.page.select_option("#sort", "brightness_drift")
+    page.page.click("#canvas .cell >> nth=0")
+    texts = shown_texts(page)
+    assert [text for text in texts if re.search(r"(?<![\w.-])-\d", text)] == []
+    assert sum("−" in text for text in texts) > 50
+    assert page.page.locator("#canvas .value-strip").first.inner_text() == "−0.200"
+    inside = "id => document.getElementById(id).textContent"
+    assert "brightness_drift−0.2" in page.page.evaluate(inside, "large-parameters")
+    assert not any("−" in page.page.evaluate(inside, f"large-{kind}") for kind in ("command", "script"))
 
 
 def test_where_nothing_hovers_no_key_is_named(browser: Browser, output: Store) -> None:

@@ -99,7 +99,7 @@ def script_json(data: Any) -> Markup:
 
 def number(value: Any) -> str:
     """Return a value as people write it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return typeset(f"{value:.4g}") if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

@@ -65,14 +65,17 @@ for (let clip = 0; clip < data.num; clip++) clipAt.set(cellKey(pictureOf[clip], 
 // --- words --------------------------------------------------------------------------------------------------------
 
 const NO_BREAK = "\u00a0"; // between a number and its unit; typeset.py does the same
+const withMinus = number => String(number).replaceAll("-", "−"); // for those who read; never for what is copied
+
+for (const axis of axes) axis.texts = axis.texts.map((text, place) => (typeof axis.values[place] === "number" ? withMinus(text) : text));
 
 function figure(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
   const size = Math.abs(value);
-  if (size !== 0 && (size < 0.001 || size >= 1e6)) return value.toPrecision(3);
-  if (Number.isInteger(value)) return String(value);
-  return value.toFixed(size < 1 ? 3 : size < 100 ? 2 : 1);
+  if (size !== 0 && (size < 0.001 || size >= 1e6)) return withMinus(value.toPrecision(3));
+  if (Number.isInteger(value)) return withMinus(value);
+  return withMinus(value.toFixed(size < 1 ? 3 : size < 100 ? 2 : 1));
 }
 
 function withUnit(value, measure) {
@@ -88,7 +91,7 @@ function textOf(name, clip) {
   if (value === null || value === undefined) return "null";
   if (column.kind === "time") return new Date(value).toISOString().replace("T", " ").replace(".000Z", "Z");
   if (column.kind === "flag") return value ? "true" : "false";
-  return String(value);
+  return typeof value === "number" ? withMinus(value) : String(value);
 }
 
 function cellText(clip, separator = " · ") {
