@@ -192,9 +192,7 @@ def _lines(found: Status) -> Iterator[str]:
         left = "nothing left" if not found.num_left else f"{found.num_left} left"
         yield f"  videos:   {found.num_done} of {found.num_asked} done, {found.num_failed} failed, {left}"
     if found.videos_per_minute is not None:
-        when = "" if found.state == "running" else " at the end"
-        eta = f"; about {duration(found.seconds_left)} left" if found.seconds_left is not None else ""
-        yield f"  rate:     {found.videos_per_minute:.1f} videos/min{when}{eta}"
+        yield f"  rate:     {_rate(found.videos_per_minute, found)}"
     for label, (what, count) in _labelled("failures:", found.failures):
         yield f"  {label} {count} × {what}"
     for label, (who, count) in _labelled("made by:", found.made_by):
@@ -212,6 +210,23 @@ def _lines(found: Status) -> Iterator[str]:
         yield f"  go on:    {found.go_on}"
         if found.directory:
             yield f"            in {found.directory}"
+
+
+def _rate(per_minute: float, found: Status) -> str:
+    when = "" if found.state == "running" else " at the end"
+    eta = f"; about {duration(found.seconds_left)} left" if found.seconds_left is not None else ""
+    return f"{per_minute:.1f} videos/min{when}{eta}"
+
+
+def progress(found: Status) -> str:
+    """Return how far a run that goes on is, in one line."""
+    asked = "" if found.num_asked is None else f" of {found.num_asked:,}"
+    parts = [f"{found.num_done:,}{asked} videos, {found.num_failed:,} failed"]
+    if found.videos_per_minute is not None:
+        parts.append(_rate(found.videos_per_minute, found))
+    if found.state == "silent":
+        parts.append("no heartbeat seen, it may be dead")
+    return "; ".join(parts)
 
 
 def _labelled(label: str, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:

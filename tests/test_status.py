@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -24,6 +26,7 @@ from test_faults import write_manifest
 from svd_batch import lease
 from svd_batch.lease import _path, _State
 from svd_batch.owner import Owner
+from svd_batch.report import write_report
 from svd_batch.status import lines, status
 from svd_batch.store import Store
 
@@ -113,6 +116,33 @@ def test_a_run_is_running_then_killed_and_after_the_command_that_goes_on_finishe
     subprocess.run(again, env=environment, cwd=killed.directory, check=True, capture_output=True)
     last = status(output)
     assert (last.state, last.num_done, last.num_left, last.go_on) == ("finished", 6, 0, None)
+
+
+def head_of(page: Path) -> str:
+    """Return the text above the page's contents."""
+    head = page.read_text().partition("<body>")[2].partition("<nav")[0]
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", head)).split())
+
+
+def test_the_page_of_a_run_says_what_status_says_as_long_as_the_run_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = arguments(write_manifest(tmp_path, 2, num_missing=1), output)
+    command = [sys.executable, "-m", "svd_batch", "run", *words, "sweep.motion_bucket_id=[1,2,3]"]
+    process = subprocess.Popen(command, env=without_torch(output, video_s=1.5), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(output, "running", 2)
+        going_on = head_of(write_report(output, tmp_path / "page.html", live=True, refresh_s=7))
+        snapshot = head_of(write_report(output, tmp_path / "page.html", live=True))
+        process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    line = r"[2-6] of 9 videos, [03] failed; \d+\.\d videos/min; about \d+ s left"
+    assert re.search(rf"{line} At 20\S+ \d\d:\d\d UTC; this page loads itself anew every 7 s\.", going_on)
+    assert re.search(rf"{line} At 20\S+ \d\d:\d\d UTC, while a run went on\.", snapshot)
+    for page in (output / "report.html", write_report(output, tmp_path / "page.html", live=True)):
+        assert " failed;" not in head_of(page)
+        assert "videos/min" not in head_of(page)
 
 
 def test_an_interrupted_run_says_how_to_go_on(cli_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from svd_batch.report.html import render
 from svd_batch.report.markdown import PLOTS, write_markdown
 from svd_batch.report.measures import measures
 from svd_batch.report.page_data import extremes_data, page_data
+from svd_batch.report.progress import going_on
 from svd_batch.report.provenance import provenance
 from svd_batch.report.reactions import reactions
 from svd_batch.report.selection import MOST_CLIPS, Selection, select
@@ -57,7 +58,8 @@ def write_report(
     if markdown:
         sweep.folders[0].store.check_place(roots[0] / FOLDER / PLOTS)
     answered = analysed(sweep)
-    html = page(sweep, path, answered, embed=embed, refresh_s=refresh_s, most_clips=most_clips)
+    progress = list(going_on(sweep.folders)) if live else []
+    html = page(sweep, path, answered, embed=embed, refresh_s=refresh_s, most_clips=most_clips, progress=progress)
     _write(sweep.folders[0].store, html, path)
     if markdown:
         write_markdown(answered.analysis, roots[0] / FOLDER, answered.cell_s)
@@ -88,8 +90,9 @@ def page(
     embed: bool = False,
     refresh_s: float | None = None,
     most_clips: int = MOST_CLIPS,
+    progress: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Return the page that is to stand at `path`."""
+    """Return the page that is to stand at `path`; `progress` is what `going_on` found."""
     axes = varying_axes(sweep) if sweep.num_videos else []
     found = list(measures(sweep))
     stand_out, flags = extremes(sweep, found), flagged(sweep, found)
@@ -102,6 +105,7 @@ def page(
         **_header(sweep, axes, selection),
         num_missing=len(data["missing"]),
         refresh_s=refresh_s,
+        progress=progress,
         has_metrics=any(measure.is_metric for measure in found),
         embed=embed,
         **_answer(sweep, answered),

@@ -10,7 +10,7 @@ import re
 from svd_batch import metrics
 
 MINUS, NO_BREAK = "−", "\u00a0"
-_UNITS = {"%", "s", "min", "h", "px", "bytes", "KiB", "MiB", "GiB", "UTC"} | {
+_UNITS = {"%", "s", "min", "h", "px", "bytes", "KiB", "MiB", "GiB", "UTC", "videos/min"} | {
     metric.short_unit.split()[0] for metric in metrics.METRICS.values() if not metric.is_flag and metric.short_unit
 }
 _GAP = re.compile(rf"(?<=\d) (?=(?:{'|'.join(map(re.escape, sorted(_UNITS)))})(?!\w))")
