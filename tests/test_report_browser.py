@@ -706,6 +706,17 @@ def test_a_live_page_shows_new_videos_by_itself_and_keeps_what_was_chosen(browse
     opened.page.close()
 
 
+def test_a_live_page_without_a_video_waits_for_the_first_one(browser: Browser, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "out")
+    opened = open_file(browser, write_report(store.root, live=True, refresh_s=1))
+    assert "No video was made" in opened.text("header")
+    commit_video(store, "owl")
+    write_report(store.root, live=True, refresh_s=1)
+    opened.page.wait_for_selector("#canvas .cell")
+    assert not opened.complaints
+    opened.page.close()
+
+
 def test_animated_pictures_are_shown(browser: Browser, tmp_path: Path) -> None:
     config = VideoConfig(Codec.gif, None, None, False)
     opened = open_file(browser, write_report(make_output(tmp_path / "out", image_ids=["cat"], config=config).root))
