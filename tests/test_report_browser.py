@@ -625,6 +625,27 @@ def test_nothing_sticks_out_sideways(page: Opened, width: int) -> None:
     page.page.set_viewport_size({"width": 1280, "height": 800})
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_values_of_a_clip_are_not_cut_off_in_the_wall_and_among_what_stands_out(page: Opened, width: int) -> None:
+    page.page.set_viewport_size({"width": width, "height": 800})
+    page.page.evaluate("document.querySelector('#settings').open = true")
+    page.page.select_option("#layout", "clips")
+    cut = """selector => [...document.querySelectorAll(selector)].map(e => {
+        const [inside, row] = [e.querySelector("span"), e.closest(".row")];
+        const next = row?.nextElementSibling?.getBoundingClientRect().top ?? Infinity;
+        return e.getBoundingClientRect().bottom > next || inside.scrollHeight > inside.clientHeight;
+    })"""
+    for selector in ("#canvas .under", "#extremes .under"):
+        found = page.page.evaluate(cut, selector)
+        assert len(found) > 5
+        assert not any(found)
+    edges = "() => ['.viewport', '.cell .clip'].map(s => document.querySelector(s).getBoundingClientRect())"
+    outer, inner = page.page.evaluate(edges)
+    assert inner["x"] - outer["x"] >= 6  # room for the mark of the selected clip
+    assert inner["y"] - outer["y"] >= 6
+    page.page.set_viewport_size({"width": 1280, "height": 800})
+
+
 def test_on_a_phone_the_highest_value_stands_below_the_right_end_of_its_histogram(page: Opened) -> None:
     page.page.set_viewport_size({"width": 360, "height": 800})
     right = "id => document.getElementById(id).getBoundingClientRect().right"

@@ -5,6 +5,9 @@ const canvas = byId("canvas");
 const heads = byId("heads");
 const HEAD_PX = 46;
 const GAP_PX = 6;
+const EDGE_PX = 8; // around the wall of clips
+const LINE_PX = 16;
+const LETTER_PX = 6.6;
 const WIDEST_PX = 640;
 const SIZES = { small: 88, medium: 168, large: 300 };
 
@@ -41,7 +44,7 @@ function arrange() {
 }
 
 function measureSizes() {
-  const inside = box.clientWidth - 2;
+  const inside = box.clientWidth - 2 - (view.byClip ? 2 * EDGE_PX : 0);
   view.label = view.byClip ? 0 : view.y < 0 ? (inside < 500 ? 8 : 16) : inside < 500 ? 52 : 84;
   const wide = inside < 500 ? 104 : 208;
   if (view.byClip) view.numColumns = Math.max(1, Math.floor(inside / ((SIZES[state.size] ?? wide) + GAP_PX)));
@@ -56,13 +59,23 @@ function measureSizes() {
   const most = lines.map(widthFor).find(fills) ?? widthFor(lines.at(-1));
   view.clip = SIZES[state.size] && !view.byClip ? SIZES[state.size] : Math.round(Math.min(Math.max(fitting, least), view.byClip ? 400 : most));
   view.high = Math.round(view.clip / widest);
-  view.row = view.high + GAP_PX + (state.tint || state.sort ? 22 : 0) + (view.byClip ? 52 : 0);
+  const linesBelow = view.byClip ? linesUnder(view.clip) : 0;
+  view.row = view.high + GAP_PX + (state.tint || state.sort ? 22 : 0) + (view.byClip ? (1 + linesBelow) * LINE_PX + 4 : 0);
   view.head = view.byClip ? 0 : HEAD_PX;
   view.perPicture = view.byClip ? 1 : view.lines.length + 1;
   view.numRows = view.byClip ? Math.ceil(view.clips.length / view.numColumns) : view.order.length * view.perPicture;
   box.style.setProperty("--clip", `${view.clip}px`);
   box.style.setProperty("--high", `${view.high}px`);
   box.style.setProperty("--label", `${view.label}px`);
+  box.style.setProperty("--edge", `${view.byClip ? EDGE_PX : 0}px`);
+  box.style.setProperty("--lines", linesBelow);
+}
+
+// So many lines the values of a clip's axes need below it, about.
+function linesUnder(width) {
+  const perLine = Math.max(1, Math.floor(width / LETTER_PX));
+  const lengths = axes.map(axis => axis.name.length + 3 + Math.max(...axis.texts.map(text => text.length)));
+  return Math.min(6, Math.max(1, lengths.reduce((sum, length) => sum + Math.ceil(length / perLine), 0)));
 }
 
 // --- order ---------------------------------------------------------------------------------------------------------
@@ -99,13 +112,13 @@ function compareValues(a, b) {
 // --- rows ----------------------------------------------------------------------------------------------------------
 
 function topOf(row) {
-  if (view.byClip) return row * view.row;
+  if (view.byClip) return EDGE_PX + row * view.row;
   const [block, line] = [Math.floor(row / view.perPicture), row % view.perPicture];
   return block * (view.head + view.lines.length * view.row) + (line ? view.head + (line - 1) * view.row : 0);
 }
 
 function rowAt(top) {
-  if (view.byClip) return Math.floor(top / view.row);
+  if (view.byClip) return Math.max(0, Math.floor((top - EDGE_PX) / view.row));
   const period = view.head + view.lines.length * view.row;
   const rest = top % period;
   return Math.floor(top / period) * view.perPicture + (rest < view.head ? 0 : 1 + Math.floor((rest - view.head) / view.row));
