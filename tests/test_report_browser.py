@@ -646,6 +646,11 @@ def test_the_values_of_a_clip_are_not_cut_off_in_the_wall_and_among_what_stands_
     page.page.set_viewport_size({"width": 1280, "height": 800})
 
 
+def test_no_line_of_a_figure_runs_through_a_word(page: Opened) -> None:
+    style = "text => [getComputedStyle(text).paintOrder, getComputedStyle(text).strokeWidth]"
+    assert page.page.eval_on_selector("#answer .figure text", style) == ["stroke", "3px"]
+
+
 def test_on_a_phone_the_highest_value_stands_below_the_right_end_of_its_histogram(page: Opened) -> None:
     page.page.set_viewport_size({"width": 360, "height": 800})
     right = "id => document.getElementById(id).getBoundingClientRect().right"
