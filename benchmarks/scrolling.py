@@ -1,89 +1,91 @@
-"""What scrolling a report costs the page's main thread, in headless Chromium.
+"""How fluid a report's grid of clips scrolls, in headless Chromium, which paints without a GPU.
 
     .venv/bin/python benchmarks/report.py --videos 1000 --size 1024 576 --keep outputs/thousand
     .venv/bin/python benchmarks/scrolling.py outputs/thousand/report.html
 
-Each picture of the screen the grid goes on by so many px, clips playing. Script, style and layout are the page's own
-work, by Chromium's counters; pictures a second also depend on painting and decoding, which a GPU would do.
+A mouse wheel turns over the grid for some seconds, clips playing and not. Printed are the pictures of the screen that
+the browser drew, of 60 a second that it could; those that the page's own scripts saw, and the longest time between two
+of them; in how many of these the middle of the grid had no row yet; and what script, style and layout cost the page's
+thread each second, by Chromium's counters.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
-SCROLL = """([px, seconds]) => new Promise(done => {
-    const box = document.getElementById("viewport"), start = performance.now(), gaps = [];
-    let before = start, most = 0, loaded = 0;
-    const seen = new Set(), tasks = [];
-    const note = list => tasks.push(...list.getEntries().map(entry => entry.duration));
-    new PerformanceObserver(note).observe({ type: "longtask" });
-    const next = now => {
-        gaps.push(now - before);
+WATCH = """() => {
+    window.seen = { gaps: [], empty: 0 };
+    const box = document.getElementById("viewport").getBoundingClientRect();
+    let before = performance.now();
+    const look = now => {
+        seen.gaps.push(now - before);
         before = now;
-        box.scrollTop += px;
-        const videos = document.querySelectorAll("#canvas video");
-        most = Math.max(most, videos.length);
-        for (const video of videos) if (!seen.has(video)) seen.add(video), loaded += 1;
-        const isAtEnd = box.scrollTop >= box.scrollHeight - box.clientHeight - 1;
-        if (now - start < seconds * 1000 && !isAtEnd) requestAnimationFrame(next);
-        else done({ frames: gaps.length, seconds: (now - start) / 1000, gaps, most, loaded, tasks });
+        const isRow = y => document.elementFromPoint(box.left + 0.4 * box.width, box.top + y)?.closest(".row");
+        if (!isRow(0.6 * box.height) && !isRow(0.6 * box.height + 20)) seen.empty += 1; // not what lies between two
+        requestAnimationFrame(look);
     };
-    requestAnimationFrame(next);
-})"""
+    requestAnimationFrame(look);
+}"""
+COUNTERS = {"script": "ScriptDuration", "style": "RecalcStyleDuration", "layout": "LayoutDuration"}
 
 
-def measure(page: Any, session: Any, px: int, seconds: float) -> dict[str, float]:
-    """Return ms of each kind a frame while the grid scrolls, frames a second, and how many videos were loaded."""
-    page.evaluate("document.getElementById('viewport').scrollTop = 0")
-    page.wait_for_timeout(2000)
+def measure(browser: Any, page: Any, speed: int, seconds: float) -> dict[str, float]:
+    """Return what scrolling by `speed` px a second for some seconds showed and cost."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})  # what others do here doesn't count
     counters = lambda: {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}  # noqa: E731
+    place = page.locator("#viewport").bounding_box()
+    page.evaluate(WATCH)
     before = counters()
-    found = page.evaluate(SCROLL, [px, seconds])
-    after = counters()
-    kinds = {
-        "script": "ScriptDuration",
-        "style": "RecalcStyleDuration",
-        "layout": "LayoutDuration",
-        "task": "TaskDuration",
-    }
-    each = {name: 1000 * (after[counter] - before[counter]) / found["frames"] for name, counter in kinds.items()}
+    with tempfile.NamedTemporaryFile(suffix=".json") as trace:
+        browser.start_tracing(
+            page=page,
+            path=trace.name,
+            categories=["disabled-by-default-devtools.timeline.frame", "devtools.timeline.frame"],
+        )
+        gesture = {"yDistance": -speed * seconds, "speed": speed, "gestureSourceType": "mouse", "preventFling": True}
+        middle = {"x": place["x"] + place["width"] / 2, "y": place["y"] + place["height"] / 2}
+        session.send("Input.synthesizeScrollGesture", {**middle, **gesture})
+        seen, after = page.evaluate("seen"), counters()
+        browser.stop_tracing()
+        events = json.loads(Path(trace.name).read_text(encoding="utf-8"))["traceEvents"]
+    took = sum(seen["gaps"]) / 1000
     return {
-        **each,
-        "pictures_s": found["frames"] / found["seconds"],
-        "slowest_ms": max(found["gaps"][1:]),
-        "long_tasks": len(found["tasks"]),
-        "videos_at_once": found["most"],
-        "videos_loaded": found["loaded"],
+        "pictures drawn a second": sum(event["name"] == "DrawFrame" for event in events) / took,
+        "seen by scripts": len(seen["gaps"]) / took,
+        "longest gap in ms": max(seen["gaps"]),
+        "without a row": seen["empty"],
+        **{f"{name} ms/s": 1000 * (after[key] - before[key]) / took for name, key in COUNTERS.items()},
     }
 
 
 def main() -> None:
-    """Print a line for each speed."""
+    """Print a line for each speed, clips playing and not."""
     from playwright.sync_api import sync_playwright
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path, nargs="+")
-    parser.add_argument("--px", type=int, nargs="+", default=(4, 40, 200), help="px a frame")
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--speeds", type=int, nargs="+", default=(800, 3000, 12000), help="px a second")
+    parser.add_argument("--seconds", type=float, default=3)
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False, args=["--disable-gpu"])
-        for path in arguments.page:
-            for px in arguments.px:
+        for speed in arguments.speeds:
+            for play in (1, 0):
                 page = browser.new_page(viewport={"width": 1280, "height": 900})
-                session = page.context.new_cdp_session(page)
-                session.send("Performance.enable", {"timeDomain": "threadTicks"})  # what others do here doesn't count
-                page.goto(path.absolute().as_uri() + "#play=1")
-                page.wait_for_timeout(3000)
-                page.evaluate("document.getElementById('clips').scrollIntoView()")
-                found = measure(page, session, px, arguments.seconds)
-                print(
-                    f"{path.name}, {px} px a frame:", ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-                )
+                page.goto(f"{arguments.page.absolute().as_uri()}#play={play}")
+                page.wait_for_timeout(2500)
+                page.evaluate("document.getElementById('clips').scrollIntoView({ behavior: 'instant' })")
+                page.wait_for_timeout(2000)
+                found = measure(browser, page, speed, arguments.seconds)
+                values = ", ".join(f"{name} {value:.0f}" for name, value in found.items())
+                print(f"{speed} px a second, {'playing' if play else 'still'}: {values}")
                 page.close()
         browser.close()
 
