@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/throughput.py --backend ray --pictures 200 backend.num_actors=2 backend.num_cpus=0.6
 
 The whole command line, with real loading, checking by decoding, hashing, flushing and renaming; the encoder alone is
-replaced by a file that it has made before (--encode: it isn't). Videos a second are counted between the first and the
-last record. CPU seconds are those of all processes, so 2 cores / (CPU seconds a video) is what idle ones would reach
-where no disk is waited for.
+replaced by a file that it has made before, and the engine does nothing but wait (--encode: neither is so). Videos a
+second are counted between the first and the last record. CPU seconds are those of all processes, so 2 cores / (CPU
+seconds a video) is what idle ones would reach where no disk is waited for.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ def stub(module):
         from svd_batch.locations import write_bytes
         module.write_video = lambda path, *arguments, **options: write_bytes(path, data)
 
-sys.meta_path.insert(0, _Finder({"svd_batch.video": stub}, STAND_INS))
+def sleep_only(module):
+    if not os.environ["SVD_BATCH_BENCHMARK_CLIP"]:
+        return
+    import numpy as np
+    frames = np.zeros((8, 64, 96, 3), np.uint8)
+    module.Engine._frames = lambda self, *arguments: frames
+
+sys.meta_path.insert(0, _Finder({"svd_batch.video": stub, "svd_batch.engine.pipeline": sleep_only}, STAND_INS))
 """
 SWEEP = ["sweep.motion_bucket_id=[20,60,100,140,180]", "sweep.noise_aug_strength=[0.02,0.05,0.1,0.2,0.3]"]
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -70,9 +70,8 @@ class AttemptLog:
 
     def forget(self, video_id: str) -> None:
         """Forget a video's attempts: no process can die on it any more."""
-        path = self._path(video_id)
-        self.store.check_no_link(path)
-        remove(path)
+        self.store.check_folder(self.folder)
+        remove(self._path(video_id))
         if self._there is not None:
             self._there.discard(video_id)
 
@@ -110,7 +109,7 @@ class AttemptLog:
 
     def _write(self, video_id: str, attempts: Attempts) -> None:
         path = self._path(video_id)
-        self.store.check_no_link(path)
+        self.store.check_folder(self.folder)
         data = json.dumps(vars(attempts)).encode()
         try:
             write_bytes(path, data)

@@ -71,7 +71,7 @@ def recover(store: Store) -> int:
     For the holder of the lease alone.
     """
     for folder in (store.pending_dir, store.temporary_dir):
-        store.check_no_link(folder / "any")
+        store.check_folder(folder)
     now = max((path.stat().st_mtime for path in children(store.lease_dir)), default=0.0)
     num_adopted = 0
     for pending in sorted(children(store.pending_dir), key=str):

@@ -86,7 +86,7 @@ class Store:
             folders += [self.attempts_dir, self.plan_dir, self.root / "videos"]
         try:
             for folder in folders:
-                self.check_no_link(folder / "any")
+                self.check_folder(folder)
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"output: {self.root} can't be made: {error.strerror or error}") from None
@@ -113,12 +113,24 @@ class Store:
 
     def check_no_link(self, path: Path) -> None:
         """Raise UserError when a folder between OUTPUT and `path` is a symlink: nothing is written outside OUTPUT."""
-        if self.is_remote:
-            return
-        root, folder = str(self.root), os.path.dirname(path)  # noqa: PTH120  (Paths would take most of a commit's time)
-        asked, now = folder, time.monotonic()
+        if not self.is_remote:
+            self._check(os.path.dirname(path))  # noqa: PTH120  (Paths would take most of a commit's time)
+
+    def check_folder(self, folder: Path) -> None:
+        """Raise UserError when a folder of OUTPUT, or one between OUTPUT and it, is a symlink."""
+        if not self.is_remote:
+            self._check(str(folder))
+
+    def check_place(self, folder: Path) -> None:
+        """Raise UserError when a folder to write to lies in OUTPUT, and it or one on the way to it is a symlink."""
+        if not self.is_remote and folder.is_relative_to(self.root):
+            self.check_folder(folder)
+
+    def _check(self, asked: str) -> None:
+        now = time.monotonic()
         if now - self._no_links.get(asked, -_LINK_S) < _LINK_S:
             return
+        root, folder = str(self.root), asked
         while folder != root and folder != (above := os.path.dirname(folder)):  # noqa: PTH120
             if os.path.islink(folder):  # noqa: PTH114
                 raise UserError(
@@ -128,16 +140,11 @@ class Store:
             folder = above
         self._no_links[asked] = now
 
-    def check_place(self, folder: Path) -> None:
-        """Raise UserError when a folder to write to lies in OUTPUT, and it or one on the way to it is a symlink."""
-        if not self.is_remote and folder.is_relative_to(self.root):
-            self.check_no_link(folder / "any")
-
     # --- videos and their records ---------------------------------------------------------------------
 
     def temporary(self, suffix: str) -> Path:
         """Return a new path for a file on its way, unique to this attempt and on the same file system."""
-        self.check_no_link(self.temporary_dir / "any")
+        self.check_folder(self.temporary_dir)
         if self.is_remote:  # this machine's, which may not be the driver's
             self.temporary_dir.mkdir(exist_ok=True)
         return self.temporary_dir / _attempt(suffix)
@@ -194,7 +201,7 @@ class Store:
 
     def _write_pending(self, record: VideoRecord) -> Path:
         """Write a record to where it doesn't count yet and return its path."""
-        self.check_no_link(self.pending_dir / "any")
+        self.check_folder(self.pending_dir)
         pending = self.pending_dir / _attempt("json")
         try:
             pending.write_text(to_json(record), encoding="utf-8")
@@ -328,7 +335,7 @@ class Store:
         self._unlink(self._record_path(video_id))
 
     def _record_path(self, video_id: str) -> Path:
-        return self.records_dir / video_id[:2] / f"{video_id}.json"
+        return self.records_dir / f"{video_id[:2]}/{video_id}.json"
 
     # --- failures -------------------------------------------------------------------------------------
 
@@ -352,17 +359,16 @@ class Store:
 
     def clear_failure(self, item_id: str) -> None:
         """Forget a failure: the item has succeeded."""
-        path = self._failure_path(item_id)
-        if self._may_be_there(path):
-            self._unlink(path)
+        if self._may_be_failed(item_id):
+            self._unlink(self._failure_path(item_id))
 
     def is_failed(self, item_id: str) -> bool:
         """Return whether there is a failure of an image or a video."""
-        path = self._failure_path(item_id)
-        return self._may_be_there(path) and path.is_file()
+        return self._may_be_failed(item_id) and self._failure_path(item_id).is_file()
 
-    def _may_be_there(self, failure: Path) -> bool:
-        return self._failure_shards is None or failure.parent.name in self._failure_shards
+    def _may_be_failed(self, item_id: str) -> bool:
+        shards = self._failure_shards
+        return shards is None or (bool(shards) and self._failure_path(item_id).parent.name in shards)
 
     def failures(self) -> list[FailureRecord]:
         """Return every failure on record, by file name."""
@@ -375,7 +381,7 @@ class Store:
 
     def _failure_path(self, item_id: str) -> Path:
         name = hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]  # ids may be any text
-        return self.failures_dir / name[:2] / f"{name}.json"
+        return self.failures_dir / f"{name[:2]}/{name}.json"
 
     # --- the run --------------------------------------------------------------------------------------
 

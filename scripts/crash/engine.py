@@ -5,7 +5,6 @@ Its frames are a drifting, tinted picture, the same to the bit for the same pict
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import time
@@ -63,7 +62,7 @@ class Engine:
         return np.stack([picture.mean(axis=(0, 1)) for picture in pictures]).astype(np.float32)
 
     def _frames(self, picture: NDArray[np.uint8], cell: SweepCell, seed: int) -> NDArray[np.uint8]:
-        digest = hashlib.sha256(f"{seed} {dataclasses.astuple(cell)}".encode()).digest()
+        digest = hashlib.sha256(f"{seed} {tuple(vars(cell).values())}".encode()).digest()
         tint = np.frombuffer(digest[:3], np.uint8) // 8
         step = 1 + digest[3] % 3
         tinted = np.tile(picture // 8 * 7 + tint, (1, 2, 1))

@@ -120,7 +120,7 @@ class SlurmJob:
         """Write the script and hand it to sbatch; return the job's id."""
         if self.store is not None:
             self.store.check_ours()
-            self.store.check_no_link(self.folder / "any")
+            self.store.check_folder(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             Path(self.log).expanduser().parent.mkdir(parents=True, exist_ok=True)
