@@ -15,6 +15,7 @@ import torch
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+from svd_batch.engine import fast_unet
 from svd_batch.engine.fast_unet import FastUNet, Switches, has_onednn, make_fast
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 
@@ -85,6 +86,45 @@ def difference(a: Any, b: Any, num_tokens: int = 1, size: tuple[int, int] = (16,
 @pytest.mark.parametrize("names", [*[[name] for name in NAMES], NAMES], ids=lambda names: "+".join(names))
 def test_a_shortcut_changes_nothing_but_rounding(names: list[str], four_levels: Any) -> None:
     assert difference(four_levels, fast(four_levels, only(*names))) < 1e-5
+
+
+@pytest.mark.parametrize("names", [["slice_feed_forward"], NAMES], ids=["alone", "all"])
+def test_slices_change_nothing_but_rounding(
+    names: list[str], four_levels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_unet, "CPU_WHOLE_BYTES", 0)
+    monkeypatch.setattr(fast_unet, "CPU_SLICE_BYTES", 0)  # 64 tokens each
+    sizes: list[int] = []
+    split = fast_unet.slices
+    monkeypatch.setattr(
+        fast_unet, "slices", lambda rows, size: (sizes.append(-(-len(rows) // size)), split(rows, size))[1]
+    )
+    assert difference(four_levels, fast(four_levels, only(*names))) < 1e-5
+    assert max(sizes) > 10
+
+
+def test_few_tokens_on_a_cpu_are_not_sliced(four_levels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole: list[bool] = []
+    split = fast_unet.slices
+    monkeypatch.setattr(fast_unet, "slices", lambda rows, size: (whole.append(size >= len(rows)), split(rows, size))[1])
+    difference(four_levels, fast(four_levels, Switches()))
+    assert all(whole)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 300.0])
+def test_the_own_group_norm_is_as_accurate_as_torchs(mean: float) -> None:
+    """Sums of squares as they are would lose what lies beside a mean that is large against the spread."""
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(8, 48)
+    unsettle(norm)
+    states = (mean + torch.randn(3, 48, 9, 11)).to(memory_format=torch.channels_last)
+    exact = copy.deepcopy(norm).double()(states.double())
+    own = copy.deepcopy(norm)
+    own.__class__ = fast_unet.FastGroupNorm
+    with torch.no_grad():
+        ours, torchs = own(states), norm(states.contiguous())
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert (ours - exact).abs().max() <= 3 * (torchs - exact).abs().max()
 
 
 def test_no_shortcut_leaves_every_class_as_it_was(four_levels: Any) -> None:

@@ -41,6 +41,8 @@ from torch.nn import functional
 
 CPU_SLICE_BYTES = 1 << 20
 """What a slice's hidden activations may take on a CPU: about a core's second-level cache."""
+CPU_WHOLE_BYTES = 1 << 23
+"""Up to here they are not sliced on a CPU: a product's start then costs more than the memory that they go through."""
 GPU_SLICE_BYTES = 1 << 28
 """The same on a GPU, where slices are there to save memory."""
 
@@ -283,19 +285,18 @@ class FastGroupNorm(nn.GroupNorm):
             return super().forward(input)
         rows = input.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, C), no copy
         count = pixels * self.num_channels // self.num_groups
-        centred = rows - self._spread(self._group_sums(rows) / count)
-        variance = self._group_sums(centred * centred) / count
-        scale = self._spread(variance.add_(self.eps).rsqrt_()) * self.weight
-        normed = torch.addcmul(self.bias, centred, scale)
+        mean = self._group_sums(rows) / count
+        centre = mean.expand(-1, -1, self.num_channels // self.num_groups).flatten(1)[:, None]
+        squares = functional.mse_loss(rows, centre.expand_as(rows), reduction="none")  # in one pass over the rows
+        variance = self._group_sums(squares) / count
+        scale = variance.add_(self.eps).rsqrt_() * _split(self.weight, 0, (self.num_groups, -1))
+        shift = torch.addcmul(_split(self.bias, 0, (self.num_groups, -1)), mean, scale, value=-1.0)
+        normed = torch.addcmul(shift.flatten(1)[:, None], rows, scale.flatten(1)[:, None])
         return _split(normed, 1, tuple(input.shape[2:])).permute(0, 3, 1, 2)
 
     def _group_sums(self, rows: Tensor) -> Tensor:
-        """Return (N, groups) from rows (N, L, C)."""
-        return rows.sum(1).view(len(rows), self.num_groups, -1).sum(2)
-
-    def _spread(self, per_group: Tensor) -> Tensor:
-        """Return (N, 1, C) from (N, groups)."""
-        return per_group.repeat_interleave(self.num_channels // self.num_groups, dim=1)[:, None]
+        """Return (N, groups, 1) from rows (N, L, C)."""
+        return rows.sum(1).view(len(rows), self.num_groups, -1).sum(2, keepdim=True)
 
 
 class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
@@ -346,7 +347,8 @@ def _feed_forward(norm: nn.LayerNorm, feed_forward: FeedForward, rows: Tensor, s
     folded = all(isinstance(layer, OneDnnLinear) and layer.applies_to(rows) for layer in (geglu.proj, output))
     width = geglu.proj.out_features * rows.element_size()
     most = GPU_SLICE_BYTES if on_gpu(rows) else CPU_SLICE_BYTES
-    size = max(64, most // width // 64 * 64) if sliced else len(rows)
+    whole = not sliced or (not on_gpu(rows) and len(rows) * width <= CPU_WHOLE_BYTES)
+    size = len(rows) if whole else max(64, most // width // 64 * 64)
     for part in slices(rows, size):
         if folded:
             (weight, gate_weight), (bias, gate_bias) = geglu.proj.weight.chunk(2), geglu.proj.bias.chunk(2)
