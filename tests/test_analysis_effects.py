@@ -151,6 +151,18 @@ def test_steps_that_never_share_the_settings_of_the_others_are_said_to_be_confou
     assert curve.is_confounded
 
 
+def test_an_axis_without_effect_has_none_where_cells_are_missing():
+    analysis = analysed(
+        keep=lambda r: (r["motion_bucket_id"], r["noise_aug_strength"]) not in {(127, 0.1), (127, 0.3), (240, 0.3)},
+        metrics={"motion": lambda r: r["motion_bucket_id"] / 100 + r["picture"] / 100},
+    )
+    assert {m.axis: (m.rho, m.num_rising, m.num_falling) for m in analysis.monotonicities} == {
+        "motion_bucket_id": (1.0, 8, 0),
+        "noise_aug_strength": (None, 0, 0),
+    }
+    assert all(change.range == 0 for change in analysis.sensitivities[1].most)
+
+
 def test_steps_of_a_picture_that_share_no_settings_are_not_compared():
     def made(row: Row) -> bool:
         return row["picture"] > 0 or (row["motion_bucket_id"] == 20) == (row["noise_aug_strength"] == 0.3)

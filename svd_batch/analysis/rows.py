@@ -133,7 +133,16 @@ class Design:
         image = self._setting_image[used]
         count = np.maximum(self._per_image(image), 1)
         shift = np.bincount(image, offsets[used], self.num_images) / count
-        return np.where(self._kept, fitted + shift[self.image], np.nan)
+        fitted = self._levelled(fitted + shift[self.image], 10 * _PRECISION * float(np.ptp(y)) if len(y) else 0.0)
+        return np.where(self._kept, fitted, np.nan)
+
+    def _levelled(self, fitted: Values, noise: float) -> Values:
+        """Return the fit with one value for the steps of a picture that differ by no more than the fit's error."""
+        order = np.lexsort((fitted, self.image))
+        is_apart = (np.diff(fitted[order]) > noise) | (np.diff(self.image[order]) != 0)
+        group = np.empty(len(fitted), np.int64)
+        group[order] = np.concatenate([[0], np.cumsum(is_apart)])[: len(fitted)]
+        return group_means(group, fitted, int(group.max(initial=-1)) + 1)[group]
 
     def _fit(self, step: Codes, setting: Codes, y: Values) -> tuple[Values, Values]:
         """Return (step effects, setting effects) of the least-squares fit, by alternating means."""
