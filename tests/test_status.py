@@ -132,7 +132,7 @@ def test_the_page_of_a_run_says_what_status_says_as_long_as_the_run_goes_on(tmp_
     try:
         wait_for(output, "running", 2)
         going_on = head_of(write_report(output, tmp_path / "page.html", live=True, refresh_s=7))
-        snapshot = head_of(write_report(output, tmp_path / "page.html", live=True))
+        snapshot = head_of(write_report(output, tmp_path / "page.html"))
         process.wait(PATIENCE_S)
     finally:
         process.kill()

@@ -58,7 +58,7 @@ def write_report(
     if markdown:
         sweep.folders[0].store.check_place(roots[0] / FOLDER / PLOTS)
     answered = analysed(sweep)
-    progress = list(going_on(sweep.folders)) if live else []
+    progress = list(going_on(sweep.folders))
     html = page(sweep, path, answered, embed=embed, refresh_s=refresh_s, most_clips=most_clips, progress=progress)
     _write(sweep.folders[0].store, html, path)
     if markdown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
 from svd_batch.errors import UserError
@@ -10,11 +11,16 @@ from svd_batch.status import progress, status
 
 
 def going_on(folders: Iterable[Folder]) -> Iterator[tuple[str, str]]:
-    """Yield (name, how far the run is) of each folder that a run writes into, as far as the folder can be read."""
+    """Yield (name, how far the run is) of each folder that another process's run writes into, as far as it can be read.
+
+    A run that writes the page itself does so at its end.
+    """
     for folder in folders:
         try:
             found = status(folder.store.root)
         except (UserError, OSError):
             continue
-        if found.state in ("running", "silent"):
+        holder = found.holder
+        is_own = holder is not None and holder.is_here and holder.pid == os.getpid()
+        if found.state in ("running", "silent") and not is_own:
             yield folder.name, progress(found)
