@@ -651,6 +651,22 @@ def test_no_line_of_a_figure_runs_through_a_word(page: Opened) -> None:
     assert page.page.eval_on_selector("#answer .figure text", style) == ["stroke", "3px"]
 
 
+def test_what_stands_out_stands_in_line_and_breaks_names_of_axes_behind_an_underscore(page: Opened) -> None:
+    page.page.set_viewport_size({"width": 390, "height": 800})
+    page.page.evaluate("() => document.querySelector('#extremes .tile .under span').append(' one more line or two')")
+    tops = """() => [...document.querySelectorAll("#extremes .tiles")].map(tiles => [...tiles.children].map(
+        tile => tile.querySelector(".clip").getBoundingClientRect().top - tile.getBoundingClientRect().top))"""
+    for found in page.page.evaluate(tops):
+        assert max(found) - min(found) < 1
+    split = """() => [...document.querySelectorAll(".tile .under span")].flatMap(s => [...s.childNodes]).filter(one => {
+        const range = document.createRange();
+        range.selectNodeContents(one);
+        return /^\\w+$/.test(one.textContent) && range.getClientRects().length > 1;
+    }).map(one => one.textContent)"""
+    assert page.page.evaluate(split) == []
+    page.page.set_viewport_size({"width": 1280, "height": 800})
+
+
 def test_on_a_phone_the_highest_value_stands_below_the_right_end_of_its_histogram(page: Opened) -> None:
     page.page.set_viewport_size({"width": 360, "height": 800})
     right = "id => document.getElementById(id).getBoundingClientRect().right"

@@ -113,4 +113,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// A text that may go on in the next line behind each underscore, where a name is too long for one.
+const breakable = text => text.split(/(?<=_)/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
+
 const byId = id => document.getElementById(id);

@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 function tile(clip, name) {
   const element = make("button", { type: "button", class: "tile", "aria-label": `${pictureName(clip)}, ${cellText(clip, ", ")}`, onclick: () => openLarge(clip) },
     clipElement(clip, null), name ? valueStrip(name, name, clip) : null,
-    make("span", { class: "under" }, make("b", {}, pictureName(clip)), make("span", {}, cellText(clip))));
+    make("span", { class: "under" }, make("b", {}, pictureName(clip)), make("span", {}, ...breakable(cellText(clip)))));
   element.clip = clip;
   return element;
 }

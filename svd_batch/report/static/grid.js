@@ -204,7 +204,7 @@ function cellElement(clip) {
   if (clip === selected) cell.classList.add("selected");
   if (marked === clip) cell.classList.add("marked");
   if (words) cell.append(valueStrip(state.tint, told[0], clip, words));
-  if (view.byClip) cell.append(make("div", { class: "under" }, make("b", {}, pictureName(clip)), make("span", {}, cellText(clip))));
+  if (view.byClip) cell.append(make("div", { class: "under" }, make("b", {}, pictureName(clip)), make("span", {}, ...breakable(cellText(clip)))));
   return cell;
 }
 
