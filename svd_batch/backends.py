@@ -69,6 +69,9 @@ HOLD_S = 0.1
 """How long an actor may keep a result to hand it on with the next ones: Ray Data looks no oftener, and each time that
 something is handed on costs it several milliseconds of processor time, whatever it is."""
 
+UNITS_KEPT = 100_000
+"""Units that are over and still known by name, 130 B each: more than end while Ray replaces an actor."""
+
 MAX_TEMP_PATH = 16
 """A socket's path may have 107 bytes. Ray puts them up to 64 below its folder, whose own name has up to 26."""
 
@@ -542,21 +545,30 @@ def _settled(settings: GenerateSettings) -> GenerateSettings:
 
 
 class _Arrived:
-    """How far the results of each unfinished unit have come.
+    """How far the results of each unit have come.
 
     A retried unit yields one by one what its first try may have yielded together, and Ray leaves out as many yields
-    as there were: some results may come twice, none is left out.
+    as there were: some results may come twice, none is left out. That goes for a unit whose last result is there,
+    too: its actor may die before Ray has heard that it is over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_kept: int = UNITS_KEPT) -> None:
+        self._num_kept = num_kept
         self._next: dict[str, int] = {}
+        self._over: dict[str, None] = {}
 
     def new(self, row: Mapping[str, Any]) -> list[Result]:
         """Return the results of a row that haven't come before."""
         unit, first = row["unit"], row["first"]
+        if unit in self._over:
+            return []
         expected = self._next.pop(unit, 0)
         texts = list(zip(row["kinds"], row["results"], strict=True))
-        if not row["ends_unit"]:
+        if row["ends_unit"]:
+            self._over[unit] = None
+            if len(self._over) > self._num_kept:
+                del self._over[next(iter(self._over))]
+        else:
             self._next[unit] = max(expected, first + len(texts))
         return [_result(kind, text) for kind, text in texts[max(0, expected - first) :]]
 

@@ -224,6 +224,30 @@ def test_an_actor_of_a_pool_of_varying_size_killed_in_the_middle_of_a_unit_loses
     assert Store(tmp_path / "out").done_ids() == set(planned)
 
 
+def test_an_actor_that_dies_after_the_last_result_of_a_unit_brings_none_twice(
+    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that travelled together come one by one from the retry, so Ray takes the last of those for new ones."""
+
+    class Dying(stubbed(lambda cell, output: None)):  # type: ignore[misc]
+        def __call__(self, batch: Any) -> Iterator[Any]:
+            yield from super().__call__(batch)
+            once = Path(self.stage.settings.output) / "once"
+            if not once.exists():
+                once.touch()
+                time.sleep(1)  # until all of it has arrived
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(backends, "RayGenerate", Dying)
+    start(ray_backend, BackendConfig(num_actors=[1, 2], torch_threads=1))
+    units = make_units(pets, 12, steps=1)
+    results = list(ray_backend.run(units, LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+    assert (tmp_path / "out/once").exists()
+    assert sorted(r.video_id for r in results if isinstance(r, VideoRecord)) == sorted(
+        video.video_id for unit in units for video in unit.videos
+    )
+
+
 def rows_of(results: list[FailureRecord], groups: Sequence[int]) -> list[dict[str, Any]]:
     """Return what an actor hands on of one unit whose results come in groups of these sizes."""
     ends = list(accumulate(groups))
@@ -243,11 +267,17 @@ def rows_of(results: list[FailureRecord], groups: Sequence[int]) -> list[dict[st
 def test_a_unit_tried_again_after_any_hand_over_brings_each_result_once(groups: tuple[int, ...]) -> None:
     results = [make_failure(f"{i:020}") for i in range(4)]
     again = rows_of(results, [1] * 4)
-    for num_before in range(len(groups)):  # with the last one the unit is over
+    for num_before in range(len(groups) + 1):  # with the last one the unit is over, but Ray may not know
         arrived = _Arrived()
         rows = [*rows_of(results, groups)[:num_before], *again[num_before:]]  # Ray leaves out as many as there were
         assert [result for row in rows for result in arrived.new(row)] == results
-        assert [result for row in again for result in arrived.new(row)] == results  # of a new plan
+
+
+def test_the_units_that_are_over_and_still_known_are_the_last_ones() -> None:
+    arrived = _Arrived(num_kept=2)
+    rows = [{**rows_of([make_failure("v")], [1])[0], "unit": unit} for unit in "abc"]
+    assert [len(arrived.new(row)) for row in rows] == [1, 1, 1]
+    assert [len(arrived.new(row)) for row in reversed(rows)] == [0, 0, 1]
 
 
 def test_an_error_that_condemns_an_actor_replaces_it_and_one_that_dies_of_an_item_sets_it_aside(
