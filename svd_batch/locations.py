@@ -99,6 +99,19 @@ def create(path: Path, data: bytes) -> bool:
     return True
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file is there.
+
+    A store's own `is_file` says no, too, where the store refuses to answer or can't be reached; this raises its error.
+    """
+    if not is_remote(path):
+        return path.is_file()
+    try:
+        return bool(_fs(path).info(_key(path))["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
 def children(folder: Path) -> list[Path]:
     """Return what is directly in a folder; nothing where there is no such folder."""
     try:

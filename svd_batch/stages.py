@@ -23,6 +23,7 @@ from svd_batch.committer import Committer, Embedded
 from svd_batch.errors import ItemError, ProcessError, StoppingError, condemns
 from svd_batch.images import one_line
 from svd_batch.load import LoadedUnit, failure_of, now
+from svd_batch.locations import is_file
 from svd_batch.metrics import METRICS, Embeddings, use_one_thread
 from svd_batch.records import FailureRecord, PlannedVideo, Result, VideoRecord
 from svd_batch.settings import GenerateSettings
@@ -192,7 +193,7 @@ class Generate:
     def _known(self, planned: PlannedVideo) -> VideoRecord | None:
         """Return the record of a committed video, None where its file isn't there, as in all units but retried ones."""
         path = self.store.root / ids.video_path(planned.video_id, video.suffix(self.settings.video.codec))
-        return self.store.read_record(planned.video_id) if path.is_file() else None
+        return self.store.read_record(planned.video_id) if is_file(path) else None
 
     def _batches(self, videos: Sequence[PlannedVideo]) -> Iterator[list[PlannedVideo]]:
         """Yield the videos in batches, in plan order where they can all share one; the engine chooses the size."""

@@ -25,7 +25,18 @@ import pyarrow.parquet as pq
 from svd_batch import parts
 from svd_batch.errors import STORAGE_ERRNOS, UserError, store_error
 from svd_batch.id_set import IdSet, is_packable
-from svd_batch.locations import children, files_below, has_bucket, is_remote, put, read_bytes, readable, remove, scratch
+from svd_batch.locations import (
+    children,
+    files_below,
+    has_bucket,
+    is_file,
+    is_remote,
+    put,
+    read_bytes,
+    readable,
+    remove,
+    scratch,
+)
 from svd_batch.owner import Owner, this_process
 from svd_batch.record_table import to_records, to_table
 from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
@@ -72,7 +83,7 @@ class Store:
 
     def exists(self) -> bool:
         """Return whether this is an output folder of ours."""
-        return self.run_json.is_file()
+        return is_file(self.run_json)
 
     def create(self) -> None:
         """Make the folder and what is inside it.
@@ -266,7 +277,7 @@ class Store:
 
     def is_done(self, video_id: str) -> bool:
         """Return whether a video is committed."""
-        return self._record_path(video_id).is_file() or video_id in self.parts.ids()
+        return is_file(self._record_path(video_id)) or video_id in self.parts.ids()
 
     def done_ids(self) -> IdSet:
         """Return the ids of all committed videos; no record is read."""
@@ -364,7 +375,7 @@ class Store:
 
     def is_failed(self, item_id: str) -> bool:
         """Return whether there is a failure of an image or a video."""
-        return self._may_be_failed(item_id) and self._failure_path(item_id).is_file()
+        return self._may_be_failed(item_id) and is_file(self._failure_path(item_id))
 
     def _may_be_failed(self, item_id: str) -> bool:
         shards = self._failure_shards

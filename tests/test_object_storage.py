@@ -270,6 +270,17 @@ def test_a_store_that_refuses_in_the_middle_stops_the_run_with_a_sentence_and_it
     runs.assert_whole(12)
 
 
+@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
+def test_a_store_that_refuses_is_not_told_of_as_a_folder_that_is_not_ours(runs: Runs, code: str) -> None:
+    assert runs("sweep.motion_bucket_id=20").returncode == 0
+    runs.server.spoil({"kind": code})
+    done = runs(verb="status")
+    runs.server.spoil()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: storage: ")
+    assert "was not made by" not in done.stderr
+
+
 def test_one_writer_at_a_time(runs: Runs) -> None:
     process = runs.begin(FOUR, video_s=0.5)
     second = runs(FOUR)
