@@ -219,9 +219,11 @@ def _rate(per_minute: float, found: Status) -> str:
 
 
 def progress(found: Status) -> str:
-    """Return how far a run that goes on is, in one line."""
+    """Return how far a run is that goes on or was killed, in one line."""
     asked = "" if found.num_asked is None else f" of {found.num_asked:,}"
     parts = [f"{found.num_done:,}{asked} videos, {found.num_failed:,} failed"]
+    if found.state == "killed":
+        return f"{parts[0]}; the run was killed, and its command goes on with it"
     if found.videos_per_minute is not None:
         parts.append(_rate(found.videos_per_minute, found))
     if found.state == "silent":

@@ -112,6 +112,8 @@ def test_a_run_is_running_then_killed_and_after_the_command_that_goes_on_finishe
     assert 3 <= killed.num_done < 6
     assert killed.go_on is not None
     assert killed.directory == str(tmp_path)
+    page = head_of(write_report(output, tmp_path / "page.html", live=True, refresh_s=7))
+    assert f"{killed.num_done} of 6 videos, 0 failed; the run was killed, and its command goes on with it" in page
     again = [sys.executable, "-m", "svd_batch", *shlex.split(killed.go_on)[1:]]
     subprocess.run(again, env=environment, cwd=killed.directory, check=True, capture_output=True)
     last = status(output)
@@ -139,7 +141,7 @@ def test_the_page_of_a_run_says_what_status_says_as_long_as_the_run_goes_on(tmp_
         process.wait()
     line = r"[2-6] of 9 videos, [03] failed; \d+\.\d videos/min; about \d+ s left"
     assert re.search(rf"{line} At 20\S+ \d\d:\d\d UTC; this page loads itself anew every 7 s\.", going_on)
-    assert re.search(rf"{line} At 20\S+ \d\d:\d\d UTC, while a run went on\.", snapshot)
+    assert re.search(rf"{line} At 20\S+ \d\d:\d\d UTC\.", snapshot)
     for page in (output / "report.html", write_report(output, tmp_path / "page.html", live=True)):
         assert " failed;" not in head_of(page)
         assert "videos/min" not in head_of(page)

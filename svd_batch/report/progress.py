@@ -1,4 +1,4 @@
-"""How the runs into a page's folders get on, as long as they go on: what `status` finds, in a line each."""
+"""How the runs into a page's folders get on, as long as they aren't over: what `status` finds, in a line each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svd_batch.status import progress, status
 
 
 def going_on(folders: Iterable[Folder]) -> Iterator[tuple[str, str]]:
-    """Yield (name, how far the run is) of each folder that another process's run writes into, as far as it can be read.
+    """Yield (name, how far the run is) of each folder with a run of another process that goes on or was killed.
 
     A run that writes the page itself does so at its end.
     """
@@ -22,5 +22,5 @@ def going_on(folders: Iterable[Folder]) -> Iterator[tuple[str, str]]:
             continue
         holder = found.holder
         is_own = holder is not None and holder.is_here and holder.pid == os.getpid()
-        if found.state in ("running", "silent") and not is_own:
+        if found.state in ("running", "silent", "killed") and found.num_left != 0 and not is_own:
             yield folder.name, progress(found)
