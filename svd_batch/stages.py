@@ -41,6 +41,10 @@ MAX_WRITING = 4
 MAX_COMMITTING = 8
 """Encoded videos that are flushed at the same time: a disk takes hardly longer for several than for one."""
 
+MOST_TOGETHER = 16
+"""Results that are handed on at once: some 50 kB. Below 100 kB Ray sends them to the driver; more would stay in the
+memory of a node, and if that dies be made anew in other groups than those that the driver counts by."""
+
 PATIENCE_S = 10.0
 """How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""
 
@@ -99,7 +103,7 @@ class Generate:
         return (result for results in self.begin(loaded) for result in results)
 
     def begin(self, loaded: LoadedUnit, hold_s: float = 0.0) -> Iterator[list[Result]]:
-        """Do the same, but yield together what came within `hold_s` of the last time that something was yielded.
+        """Do the same, but yield together what came within `hold_s` of the last time, at most MOST_TOGETHER.
 
         A unit of which anything was on record before is yielded one by one, so that a retried one, too, has yielded
         after N times no more than its first try after N times.
@@ -119,7 +123,7 @@ class Generate:
                     yield held
                     held, due = [], time.monotonic() + hold_s
                 held.append(future.result())
-                if making.is_known or time.monotonic() >= due:
+                if making.is_known or len(held) == MOST_TOGETHER or time.monotonic() >= due:
                     yield held
                     held, due = [], time.monotonic() + hold_s
             if held:

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import make_cell, make_image
+from builders import make_cell, make_image, make_record
 from stub_engine import StubEngine
 
-from svd_batch import metrics
+from svd_batch import metrics, stages
 from svd_batch.config import Codec, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.load import LoadedUnit, failure_of
 from svd_batch.metrics import METRICS, Clip, measure
-from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
+from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit, to_json
 from svd_batch.settings import GenerateSettings
 from svd_batch.stages import Generate
 from svd_batch.store import Store
@@ -80,22 +80,34 @@ UNIT_LOADED = LoadedUnit(UNIT, np.zeros((32, 32, 3), np.uint8), "0" * 64, 0.0)
 @pytest.fixture
 def quick(tmp_path: Path) -> Iterator[Callable[[Callable[[SweepCell], None] | None], Generate]]:
     """Makes a stage whose engine does to each cell what the test says."""
-    stages: list[Generate] = []
+    made: list[Generate] = []
     model = ModelConfig(id="nowhere", name="stub", num_frames=3, height=32, width=32)
 
     def make(act: Callable[[SweepCell], None] | None = None) -> Generate:
         Store(tmp_path).create()
         settings = GenerateSettings(str(tmp_path), model, "r", MemoryConfig(), VideoConfig(), "f")
-        stages.append(Generate(settings, lambda: StubEngine(act)))  # type: ignore[arg-type, return-value]
-        return stages[-1]
+        made.append(Generate(settings, lambda: StubEngine(act)))  # type: ignore[arg-type, return-value]
+        return made[-1]
 
     yield make
-    for stage in stages:
+    for stage in made:
         stage.close()
 
 
 def test_results_that_come_soon_after_the_last_are_handed_on_together(quick: Callable[..., Generate]) -> None:
     assert [len(results) for results in quick().begin(UNIT_LOADED, hold_s=60)] == [1, 4]
+
+
+def test_no_more_results_are_handed_on_together_than_ray_sends_to_the_driver(
+    quick: Callable[..., Generate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "MOST_TOGETHER", 3)
+    assert [len(results) for results in quick().begin(UNIT_LOADED, hold_s=60)] == [1, 3, 1]
+
+
+def test_the_largest_hand_over_is_below_what_ray_keeps_on_a_node() -> None:
+    long = make_record(metrics=dict.fromkeys(METRICS, -0.1234567890123456), image_path="p" * 500)
+    assert stages.MOST_TOGETHER * len(to_json(long)) < 100 * 1024 * 0.8
 
 
 def test_without_holding_each_result_is_handed_on_by_itself(quick: Callable[..., Generate]) -> None:
