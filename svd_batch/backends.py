@@ -294,9 +294,8 @@ class RayBackend:
         self, units: Iterable[WorkUnit], load: LoadSettings, generate: GenerateSettings, say: Say = _ignore
     ) -> Iterator[Result]:
         """Yield results as they are committed, in no particular order."""
-        import pyarrow as pa
         import ray
-        from ray.data import ActorPoolStrategy, DataContext
+        from ray.data import DataContext
 
         context = DataContext.get_current()
         context._max_num_blocks_in_streaming_gen_buffer = RESULTS_AHEAD
@@ -308,12 +307,35 @@ class RayBackend:
         place = Place(self.num_gpus, self.config.num_cpus, self.num_actors[1])
         generate = replace(generate, torch_threads=self.config.torch_threads, place=place)
         self._prepare_nodes(generate)
+        plan_file, counted = Store(location(generate.output)).plan_dir / "units", _Counted(units)
+        try:
+            dataset = self._dataset(write_units(counted, plan_file), plan_file, load, generate)
+            metrics, arrived = self._metrics(counted, generate), _Arrived()
+            for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+                for row in table.to_pylist():
+                    _say_all(say, row["notes"])
+                    results = arrived.new(row)
+                    for i, result in enumerate(results, 1):
+                        if metrics is not None:
+                            metrics.add(result, ends_unit=row["ends_unit"] and i == len(results))
+                        yield result
+        except ray.exceptions.RayError as error:
+            raise _plain_error(error) from error
+        finally:
+            plan_file.unlink(missing_ok=True)
+
+    def _dataset(
+        self, places: Sequence[tuple[int, int]], plan_file: Path, load: LoadSettings, generate: GenerateSettings
+    ) -> Any:
+        """Return the stages over the plan's chunks, which lie at these places of the file."""
+        import pyarrow as pa
+        import ray
+        from ray.data import ActorPoolStrategy
+
         low, high = self.num_actors
         load_cpus = LOAD_CPUS / 2 if self.config.num_cpus == LOAD_CPUS else LOAD_CPUS
-        plan_file, counted = Store(location(generate.output)).plan_dir / "units", _Counted(units)
-        chunks = [pa.table({"start": [start], "length": [length]}) for start, length in write_units(counted, plan_file)]
-        dataset = (
-            ray.data.from_arrow(chunks)
+        return (
+            ray.data.from_arrow([pa.table({"start": [start], "length": [length]}) for start, length in places])
             .map_batches(
                 _load_chunk,
                 batch_size=1,
@@ -331,20 +353,6 @@ class RayBackend:
                 num_gpus=self.num_gpus or None,
             )
         )
-        metrics, arrived = self._metrics(counted, generate), _Arrived()
-        try:
-            for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-                for row in table.to_pylist():
-                    _say_all(say, row["notes"])
-                    results = arrived.new(row)
-                    for i, result in enumerate(results, 1):
-                        if metrics is not None:
-                            metrics.add(result, ends_unit=row["ends_unit"] and i == len(results))
-                        yield result
-        except ray.exceptions.RayError as error:
-            raise _plain_error(error) from error
-        finally:
-            plan_file.unlink(missing_ok=True)
 
     def _metrics(self, units: _Counted, generate: GenerateSettings) -> RunMetrics | None:
         """Return what Prometheus is told; None on a Ray of our own, which nobody scrapes."""
@@ -603,7 +611,13 @@ def _plain_error(error: BaseException) -> Exception:
     for line in reversed(text.splitlines()):
         if "UserError: " in line:
             return UserError(line.split("UserError: ", 1)[1])
-    gone = (of_ray.RayActorError, of_ray.WorkerCrashedError, of_ray.RaySystemError, of_ray.ObjectLostError)
+    gone = (
+        of_ray.RayActorError,
+        of_ray.WorkerCrashedError,
+        of_ray.RaySystemError,
+        of_ray.ObjectLostError,
+        of_ray.LocalRayletDiedError,
+    )
     if any(isinstance(cause, gone) for cause in causes(error)):
         return ProcessError(
             f"backend: Ray: {_first_line(error)} What is finished is kept, and the same command goes on"

@@ -323,6 +323,20 @@ def test_a_second_serial_run_of_other_cells_goes_on_with_the_same_pipeline(
     assert engines[0] is engines[1]
 
 
+def test_a_raylet_that_dies_before_the_first_task_is_a_sentence(
+    ray_backend: RayBackend, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def fail(tables: Any) -> Any:
+        raise ray.exceptions.LocalRayletDiedError
+
+    monkeypatch.setattr(ray.data, "from_arrow", fail)
+    start(ray_backend, BackendConfig())
+    with pytest.raises(ProcessError, match="raylet died.*same command goes on"):
+        list(ray_backend.run(make_units(pets, 1, steps=1), LOAD, settings(tmp_path / "out", Path("/nowhere"))))
+
+
 def test_a_constructor_that_fails_ends_the_run_with_its_own_sentence(
     ray_backend: RayBackend, tmp_path: Path, pets: Path
 ) -> None:
