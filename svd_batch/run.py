@@ -416,7 +416,7 @@ def write_page(store: Store, console: Console) -> Path | None:
     from svd_batch.report import write_report
 
     try:
-        return write_report(store.root)
+        return write_report(store.root, by_run=True)
     except (SvdBatchError, OSError):
         raise
     except Exception as error:

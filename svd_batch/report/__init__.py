@@ -44,11 +44,13 @@ def write_report(
     refresh_s: float | None = None,
     most_clips: int = MOST_CLIPS,
     markdown: bool = False,
+    by_run: bool = False,
 ) -> Path:
     """Write the page of one or more output folders and return its path, report.html of the first by default.
 
     `embed` puts the clips into it, `live` takes the videos from the records, `refresh_s` makes it load itself anew,
-    `markdown` writes report.md below the first folder from the same analysis.
+    `markdown` writes report.md below the first folder from the same analysis, `by_run` asks no folder how its run gets
+    on: it is the caller's, at its end.
 
     Raises: UserError when one is no output folder with a table, or the page can't be written.
     """
@@ -58,7 +60,7 @@ def write_report(
     if markdown:
         sweep.folders[0].store.check_place(roots[0] / FOLDER / PLOTS)
     answered = analysed(sweep)
-    progress = list(going_on(sweep.folders))
+    progress = [] if by_run else list(going_on(sweep.folders))
     html = page(sweep, path, answered, embed=embed, refresh_s=refresh_s, most_clips=most_clips, progress=progress)
     _write(sweep.folders[0].store, html, path)
     if markdown:

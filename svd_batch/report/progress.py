@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 
 from svd_batch.errors import UserError
@@ -11,16 +10,11 @@ from svd_batch.status import progress, status
 
 
 def going_on(folders: Iterable[Folder]) -> Iterator[tuple[str, str]]:
-    """Yield (name, how far the run is) of each folder with a run of another process that goes on or was killed.
-
-    A run that writes the page itself does so at its end.
-    """
+    """Yield (name, how far the run is) of each folder with a run that goes on or was killed."""
     for folder in folders:
         try:
             found = status(folder.store.root)
         except (UserError, OSError):
             continue
-        holder = found.holder
-        is_own = holder is not None and holder.is_here and holder.pid == os.getpid()
-        if found.state in ("running", "silent", "killed") and found.num_left != 0 and not is_own:
+        if found.state in ("running", "silent", "killed") and found.num_left != 0:
             yield folder.name, progress(found)
