@@ -262,7 +262,7 @@ def test_other_codecs_make_files_that_verify(video: str, suffix: str, run: Run, 
 def test_a_page_that_can_not_be_made_is_a_warning_and_the_run_is_finished(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(root: Path) -> Path:
+    def fail(root: Path, *, by_run: bool) -> Path:
         raise ValueError("too many bins")
 
     monkeypatch.setattr("svd_batch.report.write_report", fail)
