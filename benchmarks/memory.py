@@ -21,8 +21,8 @@ from svd_batch.profiles import COMPILES, MARGIN_BYTES, MARGIN_SHARE, PROFILES
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs/memory.md"
-MEASURED = json.loads((HERE / "h100.json").read_text())
-"""True peaks by benchmarks/on_gpu.py, of settings whose code hasn't changed since."""
+MEASURED = json.loads((HERE / "gpu_peaks.json").read_text())
+"""True peaks by benchmarks/on_gpu.py, by card, of settings whose code hasn't changed since."""
 CHUNKS = (8, 2, 1)
 STOCK = SpeedConfig(False, False, False, False, False, False, False, False, 1, Compile.off)
 STOCK_ROWS = {
@@ -50,16 +50,22 @@ def of_xt(memory: MemoryConfig, speed: SpeedConfig, chunk: int) -> Estimate:
     return estimate(published_configs(), work, memory, speed, "cuda")
 
 
+def true(key: str, chunk: int) -> Iterator[tuple[str, float]]:
+    """Yield the cards on which a row's peak was measured, and what it was."""
+    for card, measured in MEASURED.items():
+        if str(chunk) in measured["peaks_gib"].get(key, {}):
+            yield card, measured["peaks_gib"][key][str(chunk)]
+
+
 def table() -> Iterator[str]:
     """Yield the lines of the table of peaks, each estimate with the true peak behind it where there is one."""
     yield "| GiB at decode_chunk_size | " + " | ".join(map(str, CHUNKS)) + " | while denoising |"
     yield "|---|" + "---|" * (len(CHUNKS) + 1)
     for key, (name, *settings) in settings_of().items():
         estimates = [of_xt(*settings, chunk) for chunk in CHUNKS]
-        true = [MEASURED["peaks_gib"].get(key, {}).get(str(chunk)) for chunk in CHUNKS]
         peaks = [
-            f"{e.peak_bytes / 2**30:.2f}" + (f" (**{peak:.2f}**)" if peak is not None else "")
-            for e, peak in zip(estimates, true, strict=True)
+            " ".join([f"{e.peak_bytes / 2**30:.2f}", *(f"(**{peak:.2f}**, {card})" for card, peak in true(key, chunk))])
+            for e, chunk in zip(estimates, CHUNKS, strict=True)
         ]
         yield f"| {name} | {' | '.join(peaks)} | {estimates[0].peaks['denoise'] / 2**30:.2f} |"
 
@@ -98,22 +104,24 @@ PAGE_TEXT = """# Memory and FLOPs
 
 Written by `benchmarks/memory.py`. Estimates, made without a GPU: the real graph of each setting, run on fake
 tensors (`svd_batch/engine/estimate.py`). **In bold, in brackets: the true peak** (`torch.cuda.max_memory_allocated`,
-`benchmarks/on_gpu.py`), on {machine}. Where there is none, the code has
-changed since it was measured (docs/log.md), or it never was. `tests/test_estimate.py` holds the estimates to within
-3 % of these, and on a CPU to within 15 % of true peaks by torch's profiler and by what the system gives the process.
+`benchmarks/on_gpu.py`), on {machines}.
+`tests/test_estimate.py` holds the estimates of our own rows to within 4 % of these, and on a CPU to within 15 % of true
+peaks by torch's profiler and by what the system gives the process.
 
 ## SVD-XT, 25 frames of 1024x576, float16, with guidance, one video at a time
 
 {peaks}
 
 The pixels are those of stock diffusers at the same decode_chunk_size, which itself changes them. At 8 decoding
-decides, about 1 GiB a frame, and no profile changes that: a quarter of it is cuDNN's, which turns what goes into a
-convolution along time, and what comes out, to a layout of its own.
+decides, more than 1 GiB a frame, and no profile changes that: 40 % of it is cuDNN's, which turns what goes into a
+convolution, and what comes out, to a layout of its own. It chooses by the card: on the H100, stock diffusers got by
+with 1.6 GiB less there than estimated. The estimate is the most.
 
 Included: weights on the GPU (with offload, what diffusers' and accelerate's hooks leave there), activations, latents,
-embeddings, frames, and the second, float32 encoder of `speed.reuse_conditioning` (fast and balanced). Not included:
-the CUDA context (about {context:.1f} GiB), further workspaces of cuDNN and cuBLAS, and what the allocator loses to
-fragments: 0.3 GiB beside `low`'s 5.4 on that H100 with `speed.keep_memory`, which lets its blocks grow, 2.2 without.
+embeddings, frames, workspaces of cuDNN and cuBLAS, and the second, float32 encoder of `speed.reuse_conditioning`
+(fast and balanced). Not included: the CUDA context (about {context:.1f} GiB), and what the allocator loses to
+fragments: 0.2 GiB beside `low`'s 5.5 on that H200 with `speed.keep_memory`, which lets its blocks grow; 2.2 on the H100
+without.
 For these `memory=auto` wants {share:.0%} and {margin:g} GiB more to be free than the estimate says.
 
 ## FLOPs
@@ -124,9 +132,9 @@ For these `memory=auto` wants {share:.0%} and {margin:g} GiB more to be free tha
 
 {gpus}
 
-Peaks are dense float16 with float32 sums. Seconds assume {efficiency:.0%} of the peak on every GPU; the H100 above gave
-24 % (docs/log.md), and `svd_batch/gpus.py` says what else is known. `plan` prints hours with these, and money where
-`price_per_gpu_hour` is given.
+Peaks are dense float16 with float32 sums. Seconds assume {efficiency:.0%} of the peak on every GPU, without
+torch.compile; the H100 and the H200 above gave 24 and 25 % (33 % compiled; docs/log.md), and `svd_batch/gpus.py` says
+what else is known. `plan` prints hours with these, and money where `price_per_gpu_hour` is given.
 
 ## Memory and compilation
 
@@ -145,7 +153,7 @@ def page() -> str:
         share=MARGIN_SHARE,
         margin=MARGIN_BYTES / 2**30,
         efficiency=EFFICIENCY,
-        machine=MEASURED["machine"].partition(", 2026")[0],
+        machines=" and ".join(card["machine"].partition(", 2026")[0] for card in MEASURED.values()),
     )
 
 

@@ -5,8 +5,8 @@ them; a ledger (ledger.py) follows every storage from allocation to release. The
 CPU, since fake CUDA tensors need a torch that is linked with CUDA; where our code asks for the device (`on_gpu`) it is
 told the one that counts. Weights are added by what diffusers' and accelerate's hooks leave on the device.
 
-Not in the figures: the CUDA context, cuDNN's and cuBLAS's workspaces, what the caching allocator loses to fragments,
-Python and its libraries on a CPU. `profiles.with_margin` stands for them.
+Not in the figures: the CUDA context, what the caching allocator loses to fragments, Python and its libraries on a CPU.
+`profiles.with_margin` stands for them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ RESIDENT: Mapping[str, tuple[str, ...]] = {
 }
 """What model offload leaves on the GPU: a part goes when the next one *of its chain* is called, so CLIP stays until the
 UNet comes, and the VAE, which has encoded, stays beside the UNet. A test reads the same off the real hooks."""
+
+CUBLAS_BYTES = 32 * 2**20
+"""What cuBLAS keeps of a GPU from its first product on: torch gives it this much on an H100 or H200, less elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def estimate(
     last = replace(first, work=replace(alone, guided=False, deep_cache=False), keeps_encoder=True)
     phases = {**_condition(first), "denoise": _denoise(step), "decode": _decode(last)}
     sizes, lanes = _weight_bytes(first), work.batch_size // alone.batch_size
-    peaks = {name: phase.peak_bytes(name, memory.offload, sizes, lanes) for name, phase in phases.items()}
+    kept = CUBLAS_BYTES if device_type == "cuda" else 0
+    peaks = {name: kept + phase.peak_bytes(name, memory.offload, sizes, lanes) for name, phase in phases.items()}
     flops = {name: phase.flops * (lanes if name in ("denoise", "decode") else 1) for name, phase in phases.items()}
     return Estimate(**{f"{name}_flops": number for name, number in flops.items()}, peaks=peaks)
 
