@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ class EventLog:
         """Failed videos by what failed, as `stage: message`."""
         self.has_begun = False
         """Whether there was a run at all."""
+        self._share: Callable[[Path], object] | None = None
         self._path: Path | None = None
         self._file: TextIO | None = None
         self._num_bytes = 0
@@ -54,9 +55,9 @@ class EventLog:
         """How long the run has taken."""
         return time.monotonic() - self._start
 
-    def begin(self, path: Path, fields: Mapping[str, Any]) -> None:
-        """Open the file and write the first line."""
-        self.has_begun, self._path, self._start = True, path, time.monotonic()
+    def begin(self, path: Path, fields: Mapping[str, Any], share: Callable[[Path], object] | None = None) -> None:
+        """Open the file and write the first line; `share` is given the file once the last line is in it."""
+        self.has_begun, self._path, self._start, self._share = True, path, time.monotonic(), share
         self._write("start", _now(), fields)
 
     def ask(self, num_videos: int) -> None:
@@ -78,6 +79,9 @@ class EventLog:
         """Write the last line and close the file."""
         self._write("end", _now(), {"exit_code": self.exit_code, "seconds": round(self.seconds, 3), **fields})
         self._close()
+        if self._share is not None and self._path is not None:
+            with suppress(Exception):  # a store that refuses it: the run has ended all the same
+                self._share(self._path)
 
     def _write(self, event: str, moment: str, fields: Mapping[str, Any]) -> None:
         if self._path is None:

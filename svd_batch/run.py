@@ -115,7 +115,8 @@ def begin(job: Job, console: Console, events: EventLog, *, texts: tuple[str, str
     config_yaml, command = (unsecret(on_end.hidden(text, job.config.on_end)) for text in texts)
     now = datetime.now(UTC)
     path = job.store.logs_dir / f"events-{now:%Y%m%dT%H%M%S}.jsonl"
-    events.begin(path, {"output": job.store.root.resolve().name, "model": job.config.model.name})
+    fields = {"output": job.store.root.resolve().name, "model": job.config.model.name}
+    events.begin(path, fields, job.store.share_log)
     remove_leftovers()  # also where nothing is to do, as after a run that was killed behind its last video
     if job.plan.num_todo:
         for image, reason in unreadable(job, job.config.check_images):

@@ -427,6 +427,11 @@ class Store:
                 sizes[path.name] = num_bytes
         return sizes
 
+    def share_log(self, path: Path) -> None:
+        """Put one log of this machine into the store."""
+        if self.is_remote:
+            put(path, self.shared_logs_dir / path.name)
+
     def write_config(self, text: str) -> None:
         """Write the resolved configuration as YAML."""
         self._write_text(self.internal / "config.yaml", text)

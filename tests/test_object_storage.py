@@ -281,6 +281,18 @@ def test_a_store_that_refuses_is_not_told_of_as_a_folder_that_is_not_ours(runs: 
     assert "was not made by" not in done.stderr
 
 
+def test_status_has_the_time_and_exit_code_of_an_ended_run(runs: Runs) -> None:
+    process = runs.begin(FOUR, video_s=0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_S) == 130
+    found = json.loads(runs("--json", verb="status").stdout)
+    assert (found["state"], found["exit_code"]) == ("interrupted", 130)
+    assert runs(FOUR).returncode == 0
+    found = json.loads(runs("--json", verb="status").stdout)
+    assert (found["state"], found["exit_code"]) == ("finished", 0)
+    assert found["ended_at"]
+
+
 def test_one_writer_at_a_time(runs: Runs) -> None:
     process = runs.begin(FOUR, video_s=0.5)
     second = runs(FOUR)
