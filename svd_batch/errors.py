@@ -26,6 +26,9 @@ STORAGE_ERRNOS = {
 _STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure"}
 """Packages whose errors are an object store's, or of the way there."""
 
+_OF_ONE_FILE = {"AccessDenied", "403", "NoSuchKey", "NoSuchBucket", "404", "InvalidObjectState"}
+"""S3's codes for a file that is not there, is denied, or is archived; a HEAD is answered with a number alone."""
+
 _STICKING = (
     "CUDA error: an illegal memory access",
     "CUDA error: device-side assert",
@@ -102,16 +105,29 @@ def store_error(error: BaseException) -> StoreError | None:
     """
     if isinstance(error, StoreError):
         return error
-    cause = next((e for e in causes(error) if type(e).__module__.partition(".")[0] in _STORES), None)
+    cause = _of_store(error)
     if cause is None:
         return None
-    text = " ".join(str(error).split()).rstrip(".")
-    answered = getattr(cause, "response", None)
-    code = answered.get("Error", {}).get("Code", "") if isinstance(answered, dict) else ""
+    text, code = " ".join(str(error).split()).rstrip("."), _code(cause)
     told = ": ".join(dict.fromkeys(filter(None, (code, text)))) or type(cause).__name__
     return StoreError(
         f"storage: {told[:300]}; what is finished is kept, and the same command goes on once the store answers again"
     )
+
+
+def is_of_one_file(error: BaseException) -> bool:
+    """Return whether a store's answer speaks of the file that was asked for, not of the store or the credentials."""
+    cause = _of_store(error)
+    return isinstance(error, FileNotFoundError) or (cause is not None and _code(cause) in _OF_ONE_FILE)
+
+
+def _of_store(error: BaseException) -> BaseException | None:
+    return next((e for e in causes(error) if type(e).__module__.partition(".")[0] in _STORES), None)
+
+
+def _code(cause: BaseException) -> str:
+    answered = getattr(cause, "response", None)
+    return str(answered.get("Error", {}).get("Code", "")) if isinstance(answered, dict) else ""
 
 
 def is_storage(error: BaseException) -> bool:

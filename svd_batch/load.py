@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from svd_batch.access import ACCESS, Access
 from svd_batch.config import Fit
-from svd_batch.errors import ItemError
+from svd_batch.errors import ItemError, is_of_one_file, store_error
 from svd_batch.images import fit_image, one_line, open_image, read_bytes
 from svd_batch.records import FailureRecord, PlannedVideo, WorkUnit
 
@@ -31,7 +31,10 @@ class LoadedUnit:
 
 
 def load_image(unit: WorkUnit, height: int, width: int, fit: Fit, access: Access = ACCESS) -> LoadedUnit:
-    """Return the unit with its picture; any failure to load becomes a FailureRecord."""
+    """Return the unit with its picture; any failure to load becomes a FailureRecord.
+
+    Raises: StoreError when the store of the pictures fails: it is no picture's fault.
+    """
     start = time.perf_counter()
     try:
         data = read_bytes(unit.image, access)
@@ -40,6 +43,9 @@ def load_image(unit: WorkUnit, height: int, width: int, fit: Fit, access: Access
             raise ItemError(f"the picture has changed: its sha256 was {unit.image.sha256[:16]}…, is {sha256[:16]}…")
         picture = fit_image(open_image(data, access.max_pixels), height, width, fit)
     except Exception as error:  # the per-item boundary: whatever a picture does, the run goes on
+        refused = store_error(error)
+        if refused is not None and not is_of_one_file(error):
+            raise refused from None
         failure = failure_of(unit, None, "load", error)
         return LoadedUnit(unit, None, "", time.perf_counter() - start, failure)
     return LoadedUnit(unit, picture, sha256, time.perf_counter() - start)

@@ -58,7 +58,8 @@ class Faulty:
             list(self._application(environ, lambda *_, **__: None))
             return _refuse(start, "InternalError")
         elif kind:
-            return _refuse(start, kind)
+            body = _refuse(start, kind)
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else body
         return self._application(environ, start)
 
     def _fault(self, method: str, path: str) -> str | None:

@@ -281,6 +281,21 @@ def test_a_store_that_refuses_is_not_told_of_as_a_folder_that_is_not_ours(runs: 
     assert "was not made by" not in done.stderr
 
 
+def test_a_store_that_refuses_the_pictures_stops_the_run_and_one_that_denies_a_picture_fails_it(runs: Runs) -> None:
+    one = ["sweep.motion_bucket_id=20", "check_images=none"]
+    runs.server.spoil({"kind": "ExpiredToken", "path": "/pets/.*(png|jpg|jpeg)"})
+    refused = runs(*one)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("error: storage: ")
+    assert list(runs.store.failures()) == []
+    runs.server.spoil({"kind": "AccessDenied", "path": "/pets/.*(png|jpg|jpeg)"})
+    assert runs(*one).returncode == 3
+    assert {failure.stage for failure in runs.store.failures()} == {"load"}
+    runs.server.spoil()
+    assert runs(*one, "retry_failed=true").returncode == 0
+    runs.assert_whole(3)
+
+
 def test_status_has_the_time_and_exit_code_of_an_ended_run(runs: Runs) -> None:
     process = runs.begin(FOUR, video_s=0.5)
     process.send_signal(signal.SIGTERM)
