@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -49,6 +50,9 @@ from svd_batch.settings import GenerateSettings
 from svd_batch.stages import Generate
 from svd_batch.stopping import leave_behind, take_again
 from svd_batch.store import Store
+
+_ADVICE = re.compile(r"\s*Failed to [^.]* after \d+/\d+ attempts \(total backoff.*", re.DOTALL)
+"""What Ray Data 2.60 appends to the message of an error that a stage raises."""
 
 LOAD_CPUS = 0.5
 """CPUs of a loading task. Not the actors' number, or Ray Data fuses loading into the actor and the GPU waits for it."""
@@ -593,6 +597,13 @@ def _fetch_checkpoint(model: Any) -> None:
 # --- Ray's surroundings -----------------------------------------------------------------------------------------
 
 
+def _without_advice(error: Exception) -> Exception:
+    """Return an error without what Ray Data appends to its message: how often it tried, and its own settings."""
+    if error.args and isinstance(error.args[0], str):
+        error.args = (_ADVICE.sub("", error.args[0]), *error.args[1:])
+    return error
+
+
 def _plain_error(error: BaseException) -> Exception:
     """Return our own error where one is at the bottom of Ray's, else Ray's with its first line.
 
@@ -604,9 +615,9 @@ def _plain_error(error: BaseException) -> Exception:
         original = getattr(cause, "cause", None)
         for candidate in (original, cause):
             if isinstance(candidate, SvdBatchError):
-                return candidate
+                return _without_advice(candidate)
             if isinstance(candidate, Exception) and is_storage(candidate):
-                return store_error(candidate) or candidate
+                return store_error(_without_advice(candidate)) or candidate
     text = str(error)
     for line in reversed(text.splitlines()):
         if "UserError: " in line:

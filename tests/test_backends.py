@@ -551,3 +551,12 @@ def test_this_machine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(backends, "_node_resources", lambda: [{"CPU": 4.0}])
     with pytest.raises(UserError, match="an actor asks for 1 GPUs"):
         RayBackend(BackendConfig(num_gpus=1, wait_s=60))._wait_for_room(print)
+
+
+def test_what_ray_appends_to_an_error_of_ours_is_cut_off() -> None:
+    from ray.exceptions import RayTaskError
+
+    tried = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s)."
+    advice = "To change retry attempts, backoff, or which errors are retried, configure `ray.data.DataContext…`"
+    error = UserError(f"storage: refused\n{tried}\n{advice}")
+    assert str(_plain_error(RayTaskError("load", "Traceback…", error))) == "storage: refused"
