@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from svd_batch.submit.slurm import SlurmState
+
 
 def script(cli_here: Cli, *arguments: str) -> str:
     """Return what --dry-run prints, after bash has read it."""
@@ -80,3 +82,13 @@ def test_without_slurm_a_sentence_says_so(cli_here: Cli, monkeypatch: pytest.Mon
     done = cli_here("submit", "cluster=slurm", "output=out")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: cluster=slurm: no sbatch on PATH; run this where Slurm's commands are")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "told"),
+    [("PENDING", "Resources", "Resources"), ("PENDING", "None", ""), ("RUNNING", "None", "")],
+)
+def test_a_job_that_slurm_has_not_looked_at_waits_for_nothing_that_has_a_name(
+    state: str, reason: str, told: str
+) -> None:
+    assert SlurmState("1", state, reason, "", "", 0, 0, "").waits_for == told

@@ -50,6 +50,11 @@ class SlurmState:
         """Whether it runs, or will."""
         return self.state in _UNFINISHED
 
+    @property
+    def waits_for(self) -> str:
+        """What a pending job waits for, nothing where it doesn't wait or Slurm hasn't looked at it yet."""
+        return self.reason if self.state == "PENDING" and self.reason != "None" else ""
+
 
 class SlurmJob:
     """One OUTPUT's job on Slurm. The job is found by its name, which follows from OUTPUT."""
@@ -138,11 +143,11 @@ class SlurmJob:
             return 1
         job = max(jobs, key=lambda job: int(job.job_id))
         parts = [f"job {job.job_id} ({self.name}): {job.state}"]
-        if job.state == "PENDING":
-            parts.append(f"waits for {job.reason}")
-        elif job.is_active:
+        if job.waits_for:
+            parts.append(f"waits for {job.waits_for}")
+        elif job.is_active and job.state != "PENDING":
             parts.append(f"on {job.nodes} for {job.run_time}")
-        elif job.state != "COMPLETED":
+        elif not job.is_active and job.state != "COMPLETED":
             parts.append(f"exit code {job.exit_code}")
         if job.num_restarts:
             parts.append(f"requeued {job.num_restarts} times")
@@ -225,7 +230,7 @@ class SlurmJob:
             shown = _show(Path(self._log_of(job_id)), shown)
             if job is None:
                 raise UserError(f"cluster: Slurm has forgotten job {job_id}; its log is {self._log_of(job_id)}")
-            now = f"job {job_id}: {job.state}" + (f", waits for {job.reason}" if job.state == "PENDING" else "")
+            now = f"job {job_id}: {job.state}" + (f", waits for {job.waits_for}" if job.waits_for else "")
             if now != told:
                 say(now)
                 told = now
