@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import svd_batch
 from svd_batch import ids, video
 from svd_batch.attempts import AttemptLog
@@ -34,20 +31,24 @@ ENCODER_PAUSE_S = 3.0
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A video whose file is checked and not yet durable."""
-
-    temporary: Path
-    record: VideoRecord
-    """Less the time of the commit."""
-
-
-@dataclass(frozen=True)
 class Embedded:
     """What CLIP said of a video, if it was asked, and how long it took."""
 
     embeddings: Embeddings | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A video whose file is written, and neither checked nor durable."""
+
+    loaded: LoadedUnit
+    planned: PlannedVideo
+    generated: Generated
+    temporary: Path
+    known: dict[str, Any]
+    """Fields of its record that are known by now."""
+    encode_s: float
 
 
 class Committer:
@@ -81,7 +82,7 @@ class Committer:
     ) -> Result:
         """Measure, encode, check and commit one video, whose making began at `started_at`."""
         encoded = self.encode(loaded, planned, generated, embedded or Embedded(None, 0.0), started_at)
-        return encoded if isinstance(encoded, FailureRecord) else self.commit(loaded, planned, encoded)
+        return encoded if isinstance(encoded, FailureRecord) else self.commit(encoded)
 
     def encode(
         self,
@@ -91,53 +92,48 @@ class Committer:
         embedded: Embedded,
         started_at: str | None = None,
     ) -> Encoded | FailureRecord:
-        """Measure, encode and check one video, whose making began at `started_at`."""
+        """Measure and encode one video, whose making began at `started_at`."""
         measured = self._measured(loaded, planned, generated, embedded)
         start = time.perf_counter()
-        config = self.settings.video
-        temporary = self.store.temporary(video.suffix(config.codec))
-        playback_fps = config.playback_fps or planned.cell.fps
-        with self._at_the_item(loaded, planned, temporary) as failed:
-            parameters = self._parameters(loaded, planned)
+        suffix = video.suffix(self.settings.video.codec)
+        temporary = self.store.temporary(suffix)
+        known = {
+            "file_name": ids.video_path(planned.video_id, suffix),
+            "playback_fps": self.settings.video.playback_fps or planned.cell.fps,
+            "started_at": started_at,
+            **measured,
+        }
+        encoded = Encoded(loaded, planned, generated, temporary, known, 0.0)
+        with self._at_the_item(encoded) as failed:
             try:
-                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
+                self._write_video(encoded)
             except OSError as error:
-                if error.errno is not None or self.store.refusal(error) is not None:  # the disk's
-                    raise
-                temporary.unlink(missing_ok=True)
-                time.sleep(ENCODER_PAUSE_S)
-                encoded_at = self._encode(temporary, generated.frames, playback_fps, parameters)
-            sha256, num_bytes = sha256_and_size(temporary)
-            written: dict[str, Any] = {
-                "file_name": ids.video_path(planned.video_id, video.suffix(config.codec)),
-                "playback_fps": playback_fps,
-                "num_bytes": num_bytes,
-                "video_sha256": sha256,
-                "started_at": started_at,
-                **measured,
-            }
-            checked = time.perf_counter() - encoded_at
-            seconds = {"encode_s": encoded_at - start, "commit_s": checked, "write_s": 0.0}
-            self.attempts.forget(planned.video_id)  # a process that dies from here on dies of something else
-            return Encoded(temporary, self._record(loaded, planned, generated, written, seconds))
+                self._before_again(encoded, error)
+                self._write_video(encoded)
+            return dataclasses.replace(encoded, encode_s=time.perf_counter() - start)
         return failed[0]
 
-    def commit(self, loaded: LoadedUnit, planned: PlannedVideo, encoded: Encoded) -> Result:
-        """Make an encoded video durable, and then its record."""
-        record = encoded.record
-        with self._at_the_item(loaded, planned, encoded.temporary) as failed:
+    def commit(self, encoded: Encoded) -> Result:
+        """Check an encoded video, make it durable, and then its record."""
+        with self._at_the_item(encoded) as failed:
             start = time.perf_counter()
+            try:
+                self._check(encoded)
+            except OSError as error:
+                self._before_again(encoded, error)
+                self._write_video(encoded)
+                self._check(encoded)
+            sha256, num_bytes = sha256_and_size(encoded.temporary)
+            self.attempts.forget(encoded.planned.video_id)  # a process that dies from here on dies of something else
             flush(encoded.temporary)  # two renames follow, which the record can't time: it is written before
-            commit_s = round(record.commit_s + time.perf_counter() - start, 6)
-            write_s = round(record.encode_s + commit_s, 6)
-            record = dataclasses.replace(record, commit_s=commit_s, write_s=write_s)
+            record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
             self.store.commit_video(encoded.temporary, record)
-            self.store.clear_failure(loaded.unit.image.image_id)
+            self.store.clear_failure(encoded.loaded.unit.image.image_id)
             return record
         return failed[0]
 
     @contextmanager
-    def _at_the_item(self, loaded: LoadedUnit, planned: PlannedVideo, temporary: Path) -> Iterator[list[FailureRecord]]:
+    def _at_the_item(self, encoded: Encoded) -> Iterator[list[FailureRecord]]:
         """Put the failure of what is done inside on record, and into the list that is yielded.
 
         Raises: what is the disk's fault, or condemns the process.
@@ -147,22 +143,32 @@ class Committer:
             yield failed
         except Exception as error:  # the per-item boundary
             refusal = self.store.refusal(error)
-            temporary.unlink(missing_ok=True)
+            encoded.temporary.unlink(missing_ok=True)
             if refusal is error:
                 raise
             if refusal is not None:
                 raise refusal from error
             if condemns(error):
                 raise
-            failed.append(self.fail(failure_of(loaded.unit, planned, "write", error)))
+            failed.append(self.fail(failure_of(encoded.loaded.unit, encoded.planned, "write", error)))
 
-    def _encode(self, path: Path, frames: NDArray[np.uint8], fps: int, parameters: dict[str, object]) -> float:
-        """Write a file, return when that was done, and check it. Raises: OSError when frames are lacking."""
-        video.write_video(path, frames, fps, self.settings.video, parameters)
-        encoded = time.perf_counter()
-        if video.probe(path).num_frames != len(frames):
+    def _write_video(self, encoded: Encoded) -> None:
+        parameters = self._parameters(encoded.loaded, encoded.planned)
+        fps = encoded.known["playback_fps"]
+        video.write_video(encoded.temporary, encoded.generated.frames, fps, self.settings.video, parameters)
+
+    @staticmethod
+    def _check(encoded: Encoded) -> None:
+        """Raise OSError when frames are lacking in a file."""
+        if video.probe(encoded.temporary).num_frames != len(encoded.generated.frames):
             raise OSError("the encoded file does not hold every frame")
-        return encoded
+
+    def _before_again(self, encoded: Encoded, error: OSError) -> None:
+        """Wait before an encoder that failed is started once more; raise its error where it was the disk's."""
+        if error.errno is not None or self.store.refusal(error) is not None:
+            raise error
+        encoded.temporary.unlink(missing_ok=True)
+        time.sleep(ENCODER_PAUSE_S)
 
     def _measured(
         self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded
@@ -194,24 +200,22 @@ class Committer:
             "svd_batch_version": svd_batch.__version__,
         }
 
-    def _record(
-        self,
-        loaded: LoadedUnit,
-        planned: PlannedVideo,
-        generated: Generated,
-        written: dict[str, Any],
-        seconds: dict[str, float],
-    ) -> VideoRecord:
-        """Return a video's row; `written` and `seconds` are what only the writing of its file could tell."""
-        model = self.settings.model
-        phases = {name: getattr(generated, name) for name in ("generate_s", "condition_s", "denoise_s", "decode_s")}
+    def _record(self, encoded: Encoded, sha256: str, num_bytes: int, commit_s: float) -> VideoRecord:
+        """Return a video's row, all but durable."""
+        model, generated = self.settings.model, encoded.generated
+        loaded, planned = encoded.loaded, encoded.planned
+        seconds = {name: getattr(generated, name) for name in ("generate_s", "condition_s", "denoise_s", "decode_s")}
+        seconds |= {"load_s": loaded.load_s, "encode_s": encoded.encode_s, "commit_s": commit_s}
+        seconds["write_s"] = encoded.encode_s + commit_s
         return VideoRecord(
             video_id=planned.video_id,
             image_id=loaded.unit.image.image_id,
             image_path=loaded.unit.image.image_path,
             image_sha256=loaded.sha256,
             **vars(planned.cell),
-            **written,
+            **encoded.known,
+            num_bytes=num_bytes,
+            video_sha256=sha256,
             approximations=approximations(planned.cell),
             quality=quality_of(planned.cell),
             num_frames=generated.frames.shape[0],
@@ -223,7 +227,7 @@ class Committer:
             model_revision=self.settings.model_revision,
             dtype=model.dtype.value,
             fingerprint=self.settings.fingerprint,
-            **{name: round(value, 6) for name, value in {"load_s": loaded.load_s, **phases, **seconds}.items()},
+            **{name: round(value, 6) for name, value in seconds.items()},
             peak_memory_bytes=generated.peak_memory_bytes,
             **vars(self.info),
             torch_threads=generated.torch_threads,

@@ -39,7 +39,7 @@ MAX_WRITING = 4
 """Videos that may wait to be written while others are denoised."""
 
 MAX_COMMITTING = 8
-"""Encoded videos that are flushed at the same time: a disk takes hardly longer for several than for one."""
+"""Encoded videos that are checked and flushed at the same time: a disk takes hardly longer for several than for one."""
 
 MOST_TOGETHER = 16
 """Results that are handed on at once: some 50 kB. Below 100 kB Ray sends them to the driver; more would stay in the
@@ -64,9 +64,9 @@ class _Making:
 class Generate:
     """Holds one engine; makes the videos of a unit and commits each as soon as it is done.
 
-    Denoising runs in one thread, measuring and encoding in another, and committing, which mostly waits for the disk, in
-    a few more. So some videos are written while the next are denoised, and each record is handed on before the next
-    batch is done.
+    Denoising runs in one thread, measuring and encoding in another, checking and committing, which mostly waits for the
+    disk, in a few more. So some videos are written while the next are denoised, and each record is handed on before the
+    next batch is done.
     """
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
@@ -291,7 +291,7 @@ class Generate:
         encoded = self.committer.encode(loaded, planned, generated, embedded, started_at)
         if isinstance(encoded, FailureRecord):
             return encoded
-        work = partial(self.committer.commit, loaded, planned, encoded)
+        work = partial(self.committer.commit, encoded)
         self._committing.append(self._committers.submit(self._settle, future, planned, work))
         return None
 

@@ -7,6 +7,7 @@ One encoder thread: the bytes then don't depend on the machine's number of cores
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -132,6 +133,7 @@ def _read_with_pillow(path: Path) -> tuple[NDArray[np.uint8], float]:
     return np.stack(frames), 1000.0 / duration_ms
 
 
+@functools.cache
 def silence_opencv() -> None:
     """Keep OpenCV and the FFmpeg in it from telling of broken files on stderr: who reads one says so."""
     import cv2
