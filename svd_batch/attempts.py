@@ -46,7 +46,7 @@ class AttemptLog:
         self._there = set(self._ids())
 
     def of(self, video_id: str) -> Attempts:
-        """Return the attempts at a video; a file that was cut off counts as one."""
+        """Return the attempts at a video; a file that is empty, or was cut off, counts as one."""
         if self._there is not None and video_id not in self._there:
             return Attempts()
         try:
@@ -57,8 +57,9 @@ class AttemptLog:
             return Attempts(1)
 
     def begin(self, video_id: str) -> None:
-        """Count one more."""
-        self._write(video_id, Attempts(self.of(video_id).num + 1))
+        """Count one more; the first is a file without content, which takes the least time."""
+        attempts = Attempts(self.of(video_id).num + 1)
+        self._write(video_id, None if attempts.num == 1 else attempts)
 
     def blame(self, video_id: str, error_type: str, error_message: str) -> None:
         """Note the error that ends the process in the midst of an attempt."""
@@ -107,10 +108,10 @@ class AttemptLog:
     def _path(self, video_id: str) -> Path:
         return self.folder / f"{video_id}.json"
 
-    def _write(self, video_id: str, attempts: Attempts) -> None:
+    def _write(self, video_id: str, attempts: Attempts | None) -> None:
         path = self._path(video_id)
         self.store.check_folder(self.folder)
-        data = json.dumps(vars(attempts)).encode()
+        data = b"" if attempts is None else json.dumps(vars(attempts)).encode()
         try:
             write_bytes(path, data)
         except FileNotFoundError:

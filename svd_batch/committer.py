@@ -21,7 +21,7 @@ from svd_batch.metrics import Clip, Embeddings, measure
 from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, Result, VideoRecord
 from svd_batch.settings import GenerateSettings
-from svd_batch.store import Store, flush, sha256_and_size
+from svd_batch.store import Store, flush_and_hash
 
 if TYPE_CHECKING:
     from svd_batch.engine.generated import EngineInfo, Generated
@@ -123,9 +123,9 @@ class Committer:
                 self._before_again(encoded, error)
                 self._write_video(encoded)
                 self._check(encoded)
-            sha256, num_bytes = sha256_and_size(encoded.temporary)
+            sha256, num_bytes = flush_and_hash(encoded.temporary)
             self.attempts.forget(encoded.planned.video_id)  # a process that dies from here on dies of something else
-            flush(encoded.temporary)  # two renames follow, which the record can't time: it is written before
+            # the record is written before its video is moved, so it can't time that
             record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
             self.store.commit_video(encoded.temporary, record)
             self.store.clear_failure(encoded.loaded.unit.image.image_id)

@@ -152,14 +152,20 @@ def read_bytes(path: Path) -> bytes:
     return bytes(_fs(path).cat_file(_key(path))) if is_remote(path) else path.read_bytes()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a small file; in half the system calls of Path's own, each of which waits for Python's other threads."""
+def write_bytes(path: Path, data: bytes, *, is_durable: bool = False) -> None:
+    """Write a small file; in half the system calls of Path's own, each of which waits for Python's other threads.
+
+    `is_durable`: its bytes are on the disk when this returns; a store's are, once it has answered.
+    """
     if is_remote(path):
         path.write_bytes(data)
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        os.write(descriptor, data)
+        while data:  # a disk that becomes full takes a part first
+            data = data[os.write(descriptor, data) :]
+        if is_durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

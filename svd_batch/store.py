@@ -36,6 +36,7 @@ from svd_batch.locations import (
     readable,
     remove,
     scratch,
+    write_bytes,
 )
 from svd_batch.owner import Owner, this_process
 from svd_batch.record_table import to_records, to_table
@@ -43,7 +44,7 @@ from svd_batch.records import FailureRecord, VideoRecord, from_dict, to_json
 
 INTERNAL = ".svd_batch"
 
-_PROBE_BYTES = 2**16
+_PROBE_BYTES = _READ_BYTES = 2**16
 
 _LINK_S = 1.0
 """How long a folder that was reached through no symlink is not looked at again: a commit would look ten times."""
@@ -215,8 +216,7 @@ class Store:
         self.check_folder(self.pending_dir)
         pending = self.pending_dir / _attempt("json")
         try:
-            pending.write_text(to_json(record), encoding="utf-8")
-            flush(pending)
+            write_bytes(pending, to_json(record).encode(), is_durable=True)
         except OSError:
             with suppress(Exception):
                 remove(pending)
@@ -451,8 +451,7 @@ class Store:
     def _write_text(self, path: Path, text: str) -> None:
         self.check_no_link(path)
         temporary = self.temporary(path.suffix.lstrip("."))
-        temporary.write_text(text, encoding="utf-8")
-        flush(temporary)
+        write_bytes(temporary, text.encode(), is_durable=True)
         move(temporary, path)
 
 
@@ -519,10 +518,19 @@ def move(temporary: Path, path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex digits."""
-    return sha256_and_size(path)[0]
-
-
-def sha256_and_size(path: Path) -> tuple[str, int]:
-    """Return the SHA-256 of a file as hex digits, and its bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush_and_hash(path: Path) -> tuple[str, int]:
+    """Make the bytes of a file of this machine durable; return its SHA-256 and size: both in one opening."""
+    digest, num_bytes = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while part := os.read(descriptor, _READ_BYTES):
+            digest.update(part)
+            num_bytes += len(part)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest(), num_bytes

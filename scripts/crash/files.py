@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def install(watch: Watch) -> None:
     """Put the layer between this process and its files."""
     opened: dict[int, str] = {}
-    real_open, real_os_open, real_fsync = io.open, os.open, os.fsync
+    real_open, real_os_open, real_write, real_fsync = io.open, os.open, os.write, os.fsync
 
     class File(io.FileIO):
         """An open file whose writes are told of."""
@@ -66,6 +67,20 @@ def install(watch: Watch) -> None:
             opened[descriptor] = place
         return descriptor
 
+    def write(descriptor: Any, data: Any) -> int:
+        place = opened.get(descriptor)
+        if place is None or not stat.S_ISREG(os.fstat(descriptor).st_mode):  # closed meanwhile, and now a pipe
+            return real_write(descriptor, data)
+        watch.before("write", place)
+        if watch.is_torn("write", place):
+            whole = memoryview(data).cast("B")
+            num_bytes = real_write(descriptor, whole[: len(whole) // 2])
+            watch.die()
+            return num_bytes
+        num_bytes = real_write(descriptor, data)
+        watch.after("write", place)
+        return num_bytes
+
     def fsync(descriptor: Any) -> None:
         place = opened.get(descriptor)
         if place is not None:
@@ -75,7 +90,7 @@ def install(watch: Watch) -> None:
             watch.after("fsync", place)
 
     builtins.open = io.open = open_file
-    os.open, os.fsync = os_open, fsync  # type: ignore[assignment]
+    os.open, os.write, os.fsync = os_open, write, fsync  # type: ignore[assignment]
     os.replace = _told(watch, "rename", os.replace, 1)
     os.rename = _told(watch, "rename", os.rename, 1)
     os.mkdir = _told(watch, "mkdir", os.mkdir, 0)
