@@ -123,9 +123,10 @@ class Committer:
                 self._before_again(encoded, error)
                 self._write_video(encoded)
                 self._check(encoded)
-            sha256, num_bytes = flush_and_hash(encoded.temporary)
             self.attempts.forget(encoded.planned.video_id)  # a process that dies from here on dies of something else
-            # the record is written before its video is moved, so it can't time that
+            sha256, num_bytes = flush_and_hash(
+                encoded.temporary
+            )  # the record is written next, and can't time the moves
             record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
             self.store.commit_video(encoded.temporary, record)
             self.store.clear_failure(encoded.loaded.unit.image.image_id)
