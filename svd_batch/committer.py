@@ -124,9 +124,7 @@ class Committer:
                 self._write_video(encoded)
                 self._check(encoded)
             self.attempts.forget(encoded.planned.video_id)  # a process that dies from here on dies of something else
-            sha256, num_bytes = flush_and_hash(
-                encoded.temporary
-            )  # the record is written next, and can't time the moves
+            sha256, num_bytes = flush_and_hash(encoded.temporary)  # the record can't time the moves that follow
             record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
             self.store.commit_video(encoded.temporary, record)
             self.store.clear_failure(encoded.loaded.unit.image.image_id)

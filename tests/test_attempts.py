@@ -22,7 +22,7 @@ from svd_batch.load import LoadedUnit
 from svd_batch.records import FailureRecord, PlannedVideo, Result, SweepCell, VideoRecord, WorkUnit
 from svd_batch.settings import GenerateSettings
 from svd_batch.stages import Generate
-from svd_batch.store import Store
+from svd_batch.store import Store, flush_and_hash
 
 PICTURE = np.zeros((32, 48, 3), np.uint8)
 
@@ -141,9 +141,12 @@ def test_a_process_that_dies_after_encoding_has_not_died_of_the_item(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_the_flush: list[int] = []
-    monkeypatch.setattr(
-        "svd_batch.committer.flush", lambda path: at_the_flush.append(AttemptLog(store).of(f"{1:020}").num)
-    )
+
+    def told(path: Path) -> tuple[str, int]:
+        at_the_flush.append(AttemptLog(store).of(f"{1:020}").num)
+        return flush_and_hash(path)
+
+    monkeypatch.setattr("svd_batch.committer.flush_and_hash", told)
     process(store.root, unit(1), StubEngine())
     assert at_the_flush == [0]
 
