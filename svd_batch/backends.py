@@ -69,9 +69,9 @@ RESULTS_AHEAD = 16
 It looks ten times a second: with its own 2, an actor could make 20 videos a second.
 """
 
-HOLD_S = 0.1
-"""How long an actor may keep a result to hand it on with the next ones: Ray Data looks no oftener, and each time that
-something is handed on costs it several milliseconds of processor time, whatever it is."""
+HOLD_S = 0.25
+"""How long an actor may keep a result to hand it on with the next ones: each time that something is handed on costs Ray
+Data many milliseconds of processor time, whatever it is."""
 
 UNITS_KEPT = 100_000
 """Units that are over and still known by name, 130 B each: more than end while Ray replaces an actor."""
@@ -317,8 +317,9 @@ class RayBackend:
             metrics, arrived = self._metrics(counted, generate), _Arrived()
             for table in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for row in table.to_pylist():
-                    _say_all(say, row["notes"])
-                    results = arrived.new(row)
+                    results, notes = _unpacked(row["packed"])
+                    _say_all(say, notes)
+                    results = arrived.new(row, results)
                     for i, result in enumerate(results, 1):
                         if metrics is not None:
                             metrics.add(result, ends_unit=row["ends_unit"] and i == len(results))
@@ -497,7 +498,7 @@ def _loaded_from_row(row: dict[str, Any]) -> LoadedUnit:
 
 
 class RayGenerate:
-    """The Generate stage as Ray Data calls it: Arrow tables of one unit in, of the results of a moment out."""
+    """The Generate stage as Ray Data calls it: Arrow tables of one unit in, the results of a moment out."""
 
     def __init__(self, settings: GenerateSettings, *, hide_gpus: bool = False) -> None:
         if hide_gpus:  # Ray leaves the variable alone for actors without GPUs, and torch would take the first
@@ -510,27 +511,16 @@ class RayGenerate:
         """Yield a table of one row each time: Ray Data would give each of several rows a block of its own."""
         import pyarrow as pa
 
-        texts = pa.list_(pa.string())
         for row in batch.to_pylist():
             loaded = _loaded_from_row(row)
             begun = 0
             try:
                 for results in self.stage.begin(loaded, HOLD_S):
-                    lists = {
-                        "kinds": [type(result).__name__ for result in results],
-                        "results": [to_json(result) for result in results],
-                        "notes": self.stage.take_notes(),
-                    }
                     where = {"unit": [loaded.unit.videos[0].video_id], "first": [begun]}
                     begun += len(results)
                     ends_unit = [begun == len(loaded.unit.videos)]
-                    yield pa.table(
-                        {
-                            **{name: pa.array([values], texts) for name, values in lists.items()},
-                            **where,
-                            "ends_unit": ends_unit,
-                        }
-                    )
+                    packed = [_packed(results, self.stage.take_notes())]
+                    yield pa.table({**where, "ends_unit": ends_unit, "packed": packed})
             except ProcessError as error:  # Ray replaces a process that dies, and gives its unit to the next
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)
@@ -569,25 +559,32 @@ class _Arrived:
         self._next: dict[str, int] = {}
         self._over: dict[str, None] = {}
 
-    def new(self, row: Mapping[str, Any]) -> list[Result]:
-        """Return the results of a row that haven't come before."""
+    def new(self, row: Mapping[str, Any], results: list[Result]) -> list[Result]:
+        """Return those of a row's results that haven't come before."""
         unit, first = row["unit"], row["first"]
         if unit in self._over:
             return []
         expected = self._next.pop(unit, 0)
-        texts = list(zip(row["kinds"], row["results"], strict=True))
         if row["ends_unit"]:
             self._over[unit] = None
             if len(self._over) > self._num_kept:
                 del self._over[next(iter(self._over))]
         else:
-            self._next[unit] = max(expected, first + len(texts))
-        return [_result(kind, text) for kind, text in texts[max(0, expected - first) :]]
+            self._next[unit] = max(expected, first + len(results))
+        return results[max(0, expected - first) :]
 
 
-def _result(kind: str, text: str) -> Result:
-    record = VideoRecord if kind == "VideoRecord" else FailureRecord
-    return from_dict(record, json.loads(text))  # type: ignore[return-value]
+def _packed(results: Sequence[Result], notes: list[str]) -> bytes:
+    """Return results and notes compressed, a line of JSON each: one value costs Ray less than lists of several."""
+    head = json.dumps({"are_videos": [isinstance(result, VideoRecord) for result in results], "notes": notes})
+    return zlib.compress("\n".join([head, *map(to_json, results)]).encode(), 1)
+
+
+def _unpacked(packed: bytes) -> tuple[list[Result], list[str]]:
+    """Return what `_packed` was given."""
+    head, *lines = map(json.loads, zlib.decompress(packed).decode().split("\n"))
+    kinds = (VideoRecord if is_video else FailureRecord for is_video in head["are_videos"])
+    return [from_dict(kind, line) for kind, line in zip(kinds, lines, strict=True)], head["notes"]  # type: ignore[misc]
 
 
 def _fetch_checkpoint(model: Any) -> None:

@@ -41,9 +41,9 @@ MAX_WRITING = 4
 MAX_COMMITTING = 8
 """Encoded videos that are checked and flushed at the same time: a disk takes hardly longer for several than for one."""
 
-MOST_TOGETHER = 16
-"""Results that are handed on at once: some 50 kB. Below 100 kB Ray sends them to the driver; more would stay in the
-memory of a node, and if that dies be made anew in other groups than those that the driver counts by."""
+MOST_TOGETHER = 32
+"""Results that are handed on at once: some 20 kB when packed. Below 100 kB Ray sends them to the driver; more would
+stay in the memory of a node, and if that dies be made anew in other groups than those that the driver counts by."""
 
 PATIENCE_S = 10.0
 """How long a stage that is told to stop waits for its videos in the making, and then once more for dropping them."""

@@ -12,10 +12,11 @@ from itertools import accumulate, pairwise, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-from builders import make_failure
+from builders import make_failure, make_record
 
 from svd_batch import backends
 from svd_batch.backends import (
@@ -25,19 +26,22 @@ from svd_batch.backends import (
     RayGenerate,
     SerialBackend,
     _Arrived,
+    _packed,
     _plain_error,
+    _unpacked,
     remove_leftovers,
 )
 from svd_batch.config import BackendConfig, Fit, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.errors import ProcessError, SvdBatchError, UserError
 from svd_batch.load import load_image
 from svd_batch.manifest import read_manifest
+from svd_batch.metrics import METRICS
 from svd_batch.owner import temporary_prefix
 from svd_batch.place import Place
 from svd_batch.plan import Request, Seeds, make_plan, split_units
-from svd_batch.records import FailureRecord, Result, SweepCell, VideoRecord, WorkUnit, to_json, unit_from_json
+from svd_batch.records import FailureRecord, Result, SweepCell, VideoRecord, WorkUnit, unit_from_json
 from svd_batch.settings import GenerateSettings
-from svd_batch.stages import Generate
+from svd_batch.stages import MOST_TOGETHER, Generate
 from svd_batch.store import Store
 
 LOAD = LoadSettings(32, 32, Fit.crop)
@@ -255,9 +259,8 @@ def rows_of(results: list[FailureRecord], groups: Sequence[int]) -> list[dict[st
         {
             "unit": "a",
             "first": end - size,
-            "kinds": ["FailureRecord"] * size,
-            "results": [to_json(result) for result in results[end - size : end]],
             "ends_unit": end == len(results),
+            "packed": _packed(results[end - size : end], ["a note"]),
         }
         for size, end in zip(groups, ends, strict=True)
     ]
@@ -270,14 +273,34 @@ def test_a_unit_tried_again_after_any_hand_over_brings_each_result_once(groups: 
     for num_before in range(len(groups) + 1):  # with the last one the unit is over, but Ray may not know
         arrived = _Arrived()
         rows = [*rows_of(results, groups)[:num_before], *again[num_before:]]  # Ray leaves out as many as there were
-        assert [result for row in rows for result in arrived.new(row)] == results
+        assert [result for row in rows for result in arrived.new(row, _unpacked(row["packed"])[0])] == results
 
 
 def test_the_units_that_are_over_and_still_known_are_the_last_ones() -> None:
     arrived = _Arrived(num_kept=2)
     rows = [{**rows_of([make_failure("v")], [1])[0], "unit": unit} for unit in "abc"]
-    assert [len(arrived.new(row)) for row in rows] == [1, 1, 1]
-    assert [len(arrived.new(row)) for row in reversed(rows)] == [0, 0, 1]
+    results: list[Result] = [make_failure("v")]
+    assert [len(arrived.new(row, results)) for row in rows] == [1, 1, 1]
+    assert [len(arrived.new(row, results)) for row in reversed(rows)] == [0, 0, 1]
+
+
+def test_the_largest_hand_over_is_below_what_ray_keeps_on_a_node() -> None:
+    random = np.random.default_rng(0)
+    records: list[Result] = [
+        make_record(
+            video_id=random.bytes(10).hex(),
+            video_sha256=random.bytes(32).hex(),
+            image_path=random.bytes(250).hex(),
+            metrics=dict(zip(METRICS, random.random(len(METRICS)).tolist(), strict=True)),
+        )
+        for _ in range(MOST_TOGETHER)
+    ]
+    assert len(_packed(records, [])) < 100 * 1024 * 0.8
+
+
+def test_what_an_actor_hands_on_arrives_as_it_was() -> None:
+    results: list[Result] = [make_record(image_id="a\nb\u2028c", metrics={"motion": 1.5}), make_failure("é" * 20)]
+    assert _unpacked(_packed(results, ["a note\nof two lines"])) == (results, ["a note\nof two lines"])
 
 
 def test_an_error_that_condemns_an_actor_replaces_it_and_one_that_dies_of_an_item_sets_it_aside(

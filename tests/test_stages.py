@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import make_cell, make_image, make_record
+from builders import make_cell, make_image
 from stub_engine import StubEngine
 
 from svd_batch import metrics, stages
@@ -19,7 +19,7 @@ from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 from svd_batch.load import LoadedUnit, failure_of
 from svd_batch.metrics import METRICS, Clip, measure
-from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit, to_json
+from svd_batch.records import FailureRecord, PlannedVideo, SweepCell, VideoRecord, WorkUnit
 from svd_batch.settings import GenerateSettings
 from svd_batch.stages import Generate
 from svd_batch.store import Store
@@ -103,11 +103,6 @@ def test_no_more_results_are_handed_on_together_than_ray_sends_to_the_driver(
 ) -> None:
     monkeypatch.setattr(stages, "MOST_TOGETHER", 3)
     assert [len(results) for results in quick().begin(UNIT_LOADED, hold_s=60)] == [1, 3, 1]
-
-
-def test_the_largest_hand_over_is_below_what_ray_keeps_on_a_node() -> None:
-    long = make_record(metrics=dict.fromkeys(METRICS, -0.1234567890123456), image_path="p" * 500)
-    assert stages.MOST_TOGETHER * len(to_json(long)) < 100 * 1024 * 0.8
 
 
 def test_without_holding_each_result_is_handed_on_by_itself(quick: Callable[..., Generate]) -> None:
