@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import io
 import os
-import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +68,8 @@ def install(watch: Watch) -> None:
 
     def write(descriptor: Any, data: Any) -> int:
         place = opened.get(descriptor)
-        if place is None or not stat.S_ISREG(os.fstat(descriptor).st_mode):  # closed meanwhile, and now a pipe
+        file = None if place is None else os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+        if place is None or watch.place(file) != place:  # another file has its number now
             return real_write(descriptor, data)
         watch.before("write", place)
         if watch.is_torn("write", place):
