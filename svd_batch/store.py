@@ -423,7 +423,7 @@ class Store:
         sizes = dict(since)
         for path in self.logs_dir.iterdir() if self.is_remote else ():
             if path.is_file() and (num_bytes := path.stat().st_size) != since.get(path.name):
-                put(path, self.shared_logs_dir / path.name)
+                self.share_log(path)
                 sizes[path.name] = num_bytes
         return sizes
 
