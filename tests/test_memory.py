@@ -332,7 +332,7 @@ def test_a_video_that_no_profile_has_room_for_is_a_failure_row(tiny_checkpoint: 
 
 
 REAL_CODE = """
-import resource, sys
+import dataclasses, resource, sys
 from pathlib import Path
 import numpy as np
 import torch
@@ -345,7 +345,8 @@ from svd_batch.records import SweepCell
 
 folder = Path(sys.argv[1])
 model = ModelConfig(id=sys.argv[1], name="tiny", num_frames=3, height=128, width=128)
-speed = SpeedConfig(False, False, False, False, False, False, False, False, 1, Compile.off)
+switches = {field.name: False for field in dataclasses.fields(SpeedConfig)}
+speed = SpeedConfig(**{**switches, "batch_size": 1, "compile": Compile.off})
 cell = SweepCell(127, 0.02, 7, 1, 1.0, 3.0, 1)
 picture = np.zeros((128, 128, 3), np.uint8)
 demand = Demand(read_configs(folder), model, speed, cell, "cpu")

@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svd_batch.config import MemoryConfig, Offload, SpeedConfig
-from svd_batch.engine import fast_unet
+from svd_batch.engine import fast_unet, onednn
 from svd_batch.engine.deep_cache import DeepCache
 from svd_batch.engine.ledger import Ledger, cpu_workspace_bytes, gpu_workspace_bytes
 from svd_batch.engine.memory import apply_speed
@@ -279,7 +279,7 @@ def _tracing(run: _Run, *called: str) -> Iterator[tuple[SVDSweepPipeline, Ledger
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(FakeTensorMode())
-        stack.enter_context(mock.patch.object(fast_unet, "on_gpu", functools.partial(_is_cuda, run)))
+        stack.enter_context(mock.patch.object(onednn, "on_gpu", functools.partial(_is_cuda, run)))
         stack.enter_context(mock.patch.object(fast_unet, "slices", functools.partial(_first_slices, ledger)))
         for part in parts:
             _replace_weights(part, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype))

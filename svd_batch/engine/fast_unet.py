@@ -9,8 +9,9 @@ What each switch does:
 - hoist_invariants: time ids and the frames' positions are embedded once a call of the pipeline; embeddings that stock
   repeats for every frame and then projects are projected first; blending with a learned factor is one addition.
 - slice_feed_forward: norm, GEGLU and residual over as many tokens at a time as stay in the cache, in place.
-- onednn_linear: on an x86 CPU in float32, matrix products by oneDNN, with GELU, products and sums folded in. MKL, which
-  torch calls otherwise, leaves half of an AMD processor's speed unused.
+- onednn_linear, onednn_conv: on an x86 CPU in float32, matrix products and convolutions by oneDNN, with weights kept in
+  its order and GELU, products and sums folded in (onednn.py).
+- split_upsample: there, doubling and convolving a picture as a small convolution for each of its four phases.
 - temporal_conv2d: a (3, 1, 1) convolution over (T, H, W) is a (3, 1) one over (T, H * W), for which a CPU has a
   kernel three times as fast, and a GPU a slower one.
 - channels_last: convolutions in the layout that oneDNN is up to twice as fast in, and in which neither attention nor
@@ -23,7 +24,7 @@ models/transformers/transformer_temporal.py, models/attention.py, models/resnet.
 
 from __future__ import annotations
 
-import platform
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,6 +39,18 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionOutput
 from torch import Tensor, nn
 from torch.nn import functional
+
+from svd_batch.engine import onednn
+from svd_batch.engine.onednn import (
+    FastUpsample,
+    OneDnnConv,
+    OneDnnLinear,
+    TemporalConv,
+    has_onednn,
+    is_channels_last,
+    is_plain_conv,
+    is_plain_upsample,
+)
 
 CPU_SLICE_BYTES = 1 << 20
 """What a slice's hidden activations may take on a CPU: about a core's second-level cache."""
@@ -64,6 +77,8 @@ class Switches:
     hoist_invariants: bool = True
     slice_feed_forward: bool = True
     onednn_linear: bool = True
+    onednn_conv: bool = True
+    split_upsample: bool = True
     temporal_conv2d: bool = True
     channels_last: bool = True
 
@@ -89,11 +104,18 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
     if switches.temporal_conv2d:
         for module in (m for root in roots for m in root.modules() if _is_temporal_conv(m)):
             module.__class__ = TemporalConv
+            module.packs = switches.onednn_conv and has_onednn()
             if switches.channels_last:
                 _lay_out(module, torch.channels_last_3d)
+    if switches.split_upsample and has_onednn():
+        for module in (m for root in roots for m in root.modules() if is_plain_upsample(m)):
+            module.__class__ = FastUpsample
+    if switches.onednn_conv and has_onednn():
+        for module in (m for root in roots for m in root.modules() if is_plain_conv(m)):
+            module.__class__ = OneDnnConv
     if switches.channels_last:
         for module in (m for root in roots for m in root.modules()):
-            if type(module) is nn.Conv2d:
+            if type(module) in (nn.Conv2d, OneDnnConv):
                 _lay_out(module, torch.channels_last)
             elif type(module) is nn.GroupNorm:
                 module.__class__ = FastGroupNorm
@@ -118,17 +140,6 @@ def _lay_out(module: Any, memory_format: torch.memory_format) -> None:
     weight: Tensor = module.weight.data
     values = weight.contiguous(memory_format=memory_format)
     module.weight.data = weight.as_strided(weight.shape, values.stride()).copy_(values)
-
-
-def on_gpu(tensor: Tensor) -> bool:
-    """Return whether the tensor is on a GPU; the estimator answers for the device that it stands in for."""
-    return tensor.is_cuda
-
-
-def has_onednn() -> bool:
-    """Return whether torch offers oneDNN's matrix product with what may be folded into it."""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return is_x86 and torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 # --- what is built as expected ----------------------------------------------------------------------------------
@@ -210,14 +221,10 @@ def _split(tensor: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
     return output
 
 
-def _is_channels_last(states: Tensor) -> bool:
-    return states.ndim == 4 and states.is_contiguous(memory_format=torch.channels_last)
-
-
 def _along_time(frames: Tensor, num_frames: int) -> Tensor:
     """Return (B, C, T, H * W) from frames (B * T, C, H, W); without a copy in the channels_last layout."""
     channels, height, width = frames.shape[1:]
-    if _is_channels_last(frames):  # a view by its full shape: group norm must recognise the layout even where B is 1
+    if is_channels_last(frames):  # a view by its full shape: group norm must recognise the layout even where B is 1
         return frames.permute(0, 2, 3, 1).view(-1, num_frames, height * width, channels).permute(0, 3, 1, 2)
     return frames.view(-1, num_frames, channels, height * width).transpose(1, 2).contiguous()
 
@@ -236,67 +243,35 @@ def _spatial_share(mixer: AlphaBlender) -> float:
     return 1.0 - share if mixer.switch_spatial_to_temporal_mix else share
 
 
-class OneDnnLinear(nn.Linear):
-    """A linear layer by oneDNN where it applies: float32 on a CPU, without gradients."""
-
-    def applies_to(self, states: Tensor) -> bool:
-        """Return whether oneDNN takes these states."""
-        plain = not on_gpu(states) and states.dtype == self.weight.dtype == torch.float32
-        # compiled code comes with products of its own, and its compiler can't take these
-        return plain and states.numel() > 0 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return (…, out) for (…, in)."""
-        if not self.applies_to(input):
-            return super().forward(input)
-        return _onednn(input, self.weight, self.bias)
-
-
-def _onednn(states: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
-    """Return `states @ weight.T + bias`, then "none" or "gelu"."""
-    no_tanh = "none"  # of GELU's two algorithms the exact one
-    output: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, then, [], no_tanh)
-    return output
-
-
-def _onednn_with(other: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
-    """Return `states @ weight.T + bias`, then "add" or "mul" by `other`."""
-    output: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, other, weight, bias, then)
-    return output
-
-
-class TemporalConv(nn.Conv3d):
-    """A (3, 1, 1) convolution of (B, C, T, H, W), computed in two dimensions."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return (B, C, T, H, W), or (B, C, T, H * W) for such an input."""
-        output = functional.conv2d(input.flatten(3), self.weight.squeeze(4), self.bias, padding=(1, 0))
-        return output if input.ndim == 4 else _split(output, 3, tuple(input.shape[3:]))
-
-
 class FastGroupNorm(nn.GroupNorm):
     """Group norm that is quick in the channels_last layout of small pictures, too."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (N, C, …) in the layout of the input."""
         pixels = input.shape[2:].numel()
-        plain = not on_gpu(input) and input.dtype == torch.float32 and not torch.is_grad_enabled()
-        if not plain or pixels >= NATIVE_GROUP_NORM_PIXELS or not _is_channels_last(input):
+        plain = not onednn.on_gpu(input) and input.dtype == torch.float32 and not torch.is_grad_enabled()
+        if not plain or pixels >= NATIVE_GROUP_NORM_PIXELS or not is_channels_last(input):
             return super().forward(input)
         rows = input.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, C), no copy
-        count = pixels * self.num_channels // self.num_groups
-        mean = self._group_sums(rows) / count
-        centre = mean.expand(-1, -1, self.num_channels // self.num_groups).flatten(1)[:, None]
-        squares = functional.mse_loss(rows, centre.expand_as(rows), reduction="none")  # in one pass over the rows
-        variance = self._group_sums(squares) / count
-        scale = variance.add_(self.eps).rsqrt_() * _split(self.weight, 0, (self.num_groups, -1))
-        shift = torch.addcmul(_split(self.bias, 0, (self.num_groups, -1)), mean, scale, value=-1.0)
-        normed = torch.addcmul(shift.flatten(1)[:, None], rows, scale.flatten(1)[:, None])
-        return _split(normed, 1, tuple(input.shape[2:])).permute(0, 3, 1, 2)
+        # the estimator's tensors must not be remembered
+        membership = _membership if type(input) is Tensor else _membership.__wrapped__
+        to_groups, to_channels = membership(self.num_channels, self.num_groups)
+        mean = rows.mean(1) @ to_groups @ to_channels
+        squares = functional.mse_loss(
+            rows, mean[:, None].expand_as(rows), reduction="none"
+        )  # in one pass over the rows
+        deviation = (squares.mean(1) @ to_groups).add_(self.eps).rsqrt_()
+        scale = (deviation @ to_channels).mul_(self.weight)
+        shift = torch.addcmul(self.bias, mean, scale, value=-1.0)
+        normed = torch.addcmul(shift[:, None], rows, scale[:, None])
+        return normed.view(len(rows), *input.shape[2:], self.num_channels).permute(0, 3, 1, 2)
 
-    def _group_sums(self, rows: Tensor) -> Tensor:
-        """Return (N, groups, 1) from rows (N, L, C)."""
-        return rows.sum(1).view(len(rows), self.num_groups, -1).sum(2, keepdim=True)
+
+@functools.lru_cache(256)
+def _membership(num_channels: int, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Return what averages channels by group (C, G), and what gives each channel its group's (G, C)."""
+    to_channels = torch.eye(num_groups).repeat_interleave(num_channels // num_groups, dim=1)
+    return (to_channels.T / (num_channels // num_groups)).contiguous(), to_channels
 
 
 class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
@@ -317,8 +292,13 @@ class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
         if activated is not None and spatial.time_emb_proj is not None:
             hidden += _per_frame(spatial.time_emb_proj(activated), rows)[:, :, None, None]
         hidden = functional.silu(spatial.norm2(hidden), inplace=True)
-        hidden = spatial.conv2(hidden)
-        hidden += hidden_states if spatial.conv_shortcut is None else spatial.conv_shortcut(hidden_states)
+        residual = hidden_states if spatial.conv_shortcut is None else spatial.conv_shortcut(hidden_states)
+        if isinstance(spatial.conv2, OneDnnConv):
+            hidden = spatial.conv2(hidden, residual)
+        else:
+            hidden = spatial.conv2(hidden)
+            hidden += residual
+        del residual
 
         shape = hidden.shape
         volume = _along_time(hidden, num_frames)
@@ -330,9 +310,12 @@ class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
             projected = _split(_per_frame(temporal.time_emb_proj(activated), rows), 0, (-1, num_frames)).transpose(1, 2)
             added += projected[(..., *[None] * (volume.ndim - 3))]
         added = functional.silu(temporal.norm2(added), inplace=True)
-        added = temporal.conv2(added)
         # blend of x and x + added: the first has a share, so only the rest of what is added counts
-        volume.add_(added, alpha=1.0 - self.spatial_share)
+        share = 1.0 - self.spatial_share
+        if isinstance(temporal.conv2, TemporalConv):
+            volume = temporal.conv2.added(added, volume, share)
+        else:
+            volume.add_(temporal.conv2(added), alpha=share)
         return _as_frames(volume, shape)
 
 
@@ -346,16 +329,15 @@ def _feed_forward(norm: nn.LayerNorm, feed_forward: FeedForward, rows: Tensor, s
     geglu, dropout, output = feed_forward.net
     folded = all(isinstance(layer, OneDnnLinear) and layer.applies_to(rows) for layer in (geglu.proj, output))
     width = geglu.proj.out_features * rows.element_size()
-    most = GPU_SLICE_BYTES if on_gpu(rows) else CPU_SLICE_BYTES
-    whole = not sliced or (not on_gpu(rows) and len(rows) * width <= CPU_WHOLE_BYTES)
+    most = GPU_SLICE_BYTES if onednn.on_gpu(rows) else CPU_SLICE_BYTES
+    whole = not sliced or (not onednn.on_gpu(rows) and len(rows) * width <= CPU_WHOLE_BYTES)
     size = len(rows) if whole else max(64, most // width // 64 * 64)
     for part in slices(rows, size):
         if folded:
-            (weight, gate_weight), (bias, gate_bias) = geglu.proj.weight.chunk(2), geglu.proj.bias.chunk(2)
             normed = norm(part)
-            gate = _onednn(normed, gate_weight, gate_bias, "gelu")
-            hidden = _onednn_with(gate, normed, weight, bias, "mul")
-            part.copy_(_onednn_with(part, hidden, output.weight, output.bias, "add"))
+            gate = geglu.proj.product(normed, "gelu", part=(1, 2))
+            hidden = geglu.proj.product(normed, "mul", gate, part=(0, 2))
+            part.copy_(output.product(hidden, "add", part))
             continue
         hidden, gate = geglu.proj(norm(part)).chunk(2, dim=-1)
         part += output(dropout(hidden * functional.gelu(gate)))
