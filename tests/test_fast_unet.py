@@ -184,6 +184,20 @@ def test_what_is_remembered_follows_a_tensor_changed_in_place(four_levels: Any) 
         ).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("loads_there", [False, True], ids=["called there", "loaded there too"])
+def test_inference_mode_changes_nothing(four_levels: Any, loads_there: bool) -> None:
+    """Tensors made there don't tell of changes, so nothing is remembered by them."""
+    with torch.inference_mode(loads_there):
+        copied = copy.deepcopy(four_levels)
+        quick = fast(copied, Switches())
+    with torch.inference_mode():
+        assert difference(four_levels, quick) < 1e-5
+        for weight in (w for unet in (copied, quick) for w in unet.parameters() if w.ndim > 1):
+            weight.mul_(1.1)
+        assert difference(copied, quick) < 1e-5
+    assert loads_there or difference(copied, quick) < 1e-5
+
+
 def test_in_bfloat16_the_error_is_no_larger_than_stocks(four_levels: Any) -> None:
     half = copy.deepcopy(four_levels).to(torch.bfloat16)
     inputs = (torch.ones(1, 2, 8, 16, 16), torch.tensor(1.0), torch.ones(1, 1, 16), torch.tensor([[6.0, 127.0, 0.02]]))

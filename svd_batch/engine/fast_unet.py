@@ -470,16 +470,21 @@ class FastUNet(UNetSpatioTemporalConditionModel):  # type: ignore[misc]
 
     def invariants(self, tokens: Tensor, time_ids: Tensor, num_frames: int) -> tuple[Tensor, list[LayerContext]]:
         """Return the embedded time ids (B, E) and a LayerContext for each transformer."""
+        if tokens.is_inference() or time_ids.is_inference():  # in torch.inference_mode() no tensor tells of its changes
+            return self._computed(tokens, time_ids, num_frames)
         key = (id(tokens), tokens._version, id(time_ids), time_ids._version, num_frames)
         if key not in self.remembered or not self.switches.hoist_invariants:
-            ids = self.add_time_proj(time_ids.flatten()).unflatten(0, time_ids.shape).flatten(1)
-            embedded = self.add_embedding(ids.to(tokens.dtype))
-            layers = [transformer.layer_context(tokens, num_frames) for transformer in self.transformers]
+            embedded, layers = self._computed(tokens, time_ids, num_frames)
             if len(self.remembered) == MOST_REMEMBERED:
                 del self.remembered[next(iter(self.remembered))]
             # the tensors are kept with what came of them, so that no other tensor can get their id
             self.remembered[key] = (tokens, time_ids, embedded, layers)
         return self.remembered[key][2:]
+
+    def _computed(self, tokens: Tensor, time_ids: Tensor, num_frames: int) -> tuple[Tensor, list[LayerContext]]:
+        ids = self.add_time_proj(time_ids.flatten()).unflatten(0, time_ids.shape).flatten(1)
+        layers = [transformer.layer_context(tokens, num_frames) for transformer in self.transformers]
+        return self.add_embedding(ids.to(tokens.dtype)), layers
 
     def forward(
         self,

@@ -63,7 +63,9 @@ def _kept(module: nn.Module, name: str, weight: Tensor, make: Callable[[], Tenso
 
 
 def _is_small(weight: Tensor, most: int) -> bool:
-    return type(weight) in (Tensor, nn.Parameter) and weight.nbytes <= most  # the estimator's tensors have no bytes
+    """Return whether to keep up to `most` bytes of weights in another form: not of what doesn't tell of its changes."""
+    is_real = type(weight) in (Tensor, nn.Parameter)  # the estimator's tensors have no bytes
+    return is_real and not weight.is_inference() and weight.nbytes <= most
 
 
 class OneDnnLinear(nn.Linear):
