@@ -124,18 +124,16 @@ def _convolved(
     """
     bias: Any = module.bias
     states = input.contiguous(memory_format=torch.channels_last)
+    how = (padding, stride, [1, 1], 1)  # dilation and groups
     if _is_small(weight, PACK_BYTES):
-        reorder, plain = torch.ops.mkldnn._reorder_convolution_weight, weight
-        shape = list(states.shape)
-        make = lambda: reorder(share * plain, padding, stride, [1, 1], 1, shape)  # noqa: E731
-        weight = _kept(module, f"packed {share}", plain, make)
+        reorder, plain, shape = torch.ops.mkldnn._reorder_convolution_weight, weight, list(states.shape)
+        weight = _kept(module, f"packed {share}", plain, lambda: reorder(share * plain, *how, shape))
         bias = bias if share == 1.0 or bias is None else share * bias
-    common = (weight, bias, padding, stride, [1, 1], 1)
     convolve = torch.ops.mkldnn._convolution_pointwise
     if plus is None:
-        output: Tensor = convolve(states, *common, "none", [], None)
+        output: Tensor = convolve(states, weight, bias, *how, "none", [], None)
     else:
-        output = convolve.binary(states, plus, *common, "add", None, None, [], None)
+        output = convolve.binary(states, plus, weight, bias, *how, "add", None, None, [], None)
     return output
 
 
