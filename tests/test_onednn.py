@@ -71,6 +71,30 @@ def test_another_size_than_the_first_is_convolved_as_well() -> None:
     assert all(near(ours(states), stock(states)) for states in (pictures(2, 6, 8, 8), pictures(5, 6, 33, 7)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "stock", "sizes"),
+    [
+        (OneDnnConv, nn.Conv2d(6, 10, 3, padding=1), [(2, 6, 8, 8 + i) for i in range(12)]),
+        (OneDnnLinear, nn.Linear(6, 10), [(2 + i, 6) for i in range(12)]),
+        (FastUpsample, Upsample2D(6, use_conv=True), [(2, 6, 4, 4 + i) for i in range(12)]),
+    ],
+    ids=["convolution", "product", "upsampling"],
+)
+def test_weights_are_kept_in_the_order_of_each_size_but_not_of_many(
+    kind: Any, stock: nn.Module, sizes: list[tuple[int, ...]], weights: str
+) -> None:
+    """In the order of another size they are brought into the right one at every call, at thrice the time."""
+    ours = own(stock, kind)
+    inputs = [torch.randn(size) if len(size) == 2 else pictures(*size) for size in sizes]
+    packs = weights == "packed" or kind is FastUpsample
+    for count, states in enumerate((*inputs[:2], *inputs[:2]), 1):
+        assert near(ours(states), stock(states))
+        assert len(ours.__dict__.get("kept", ())) == (min(count, 2) if packs else 0)
+    for states in inputs:
+        assert near(ours(states), stock(states))
+    assert len(ours.__dict__.get("kept", ())) == (onednn.MOST_KEPT if packs else 0)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_share_of_a_convolution_along_time_is_added_to_what_there_is(bias: bool) -> None:
     conv = nn.Conv3d(8, 8, (3, 1, 1), padding=(1, 0, 0), bias=bias)
