@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/utilisation.py --pictures 25 --keep outputs/utilisation
 
 Runs the bundled checkpoint with its default settings on Ray, one actor, over copies of the bundled pictures, four cells
-each. Each row says when the making of its batch began (`started_at`), how long that took (`batch_size` times
-`generate_s`) and how long CLIP embedded its frames for the metrics (`embed_s`). What is left between the beginning of
-the first batch and the end of the last is idle, and is shown by where it was: within a picture, or before the next one.
+each. Each row says when its making began (`started_at`), how long that took (`batch_size` times `generate_s`) and how
+long CLIP embedded its frames for the metrics (`embed_s`). A video in a lane counts for its share of the cores. What is
+left between the first beginning and the last end is idle, at least in part; when nothing at all is made is shown by
+where it was: within a picture, or before the next one.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -32,17 +34,19 @@ from svd_batch.store import Store
 
 @dataclass(frozen=True)
 class Batch:
-    """Videos that were made at once, in seconds since 1970."""
+    """Videos that were begun at once: a batch, or one in a lane beside others; in seconds since 1970."""
 
     start: float
     generate_s: float
     embed_s: float
     image_id: str
     num_videos: int
+    share: float
+    """Of the cores: 1 for a batch."""
 
     @property
     def end(self) -> float:
-        """When the engine was free again."""
+        """When the engine, or the lane, was free again."""
         return self.start + self.generate_s + self.embed_s
 
 
@@ -55,10 +59,11 @@ def batches(records: Iterable[VideoRecord]) -> list[Batch]:
     found = [
         Batch(
             datetime.fromisoformat(started_at).timestamp(),
-            sum(video.generate_s for video in videos),
+            statistics.fmean(video.generate_s for video in videos) * videos[0].batch_size,
             sum(video.embed_s or 0.0 for video in videos),
             videos[0].image_id,
             len(videos),
+            len(videos) / videos[0].batch_size,
         )
         for started_at, videos in together.items()
     ]
@@ -67,12 +72,13 @@ def batches(records: Iterable[VideoRecord]) -> list[Batch]:
 
 def show(found: list[Batch]) -> None:
     """Print the shares of the time and the gaps."""
-    whole = found[-1].end - found[0].start
-    generating = sum(batch.generate_s for batch in found)
-    embedding = sum(batch.embed_s for batch in found)
+    whole = max(batch.end for batch in found) - found[0].start
+    generating = sum(batch.share * batch.generate_s for batch in found)
+    embedding = sum(batch.share * batch.embed_s for batch in found)
+    ends = accumulate((batch.end for batch in found), max)
     within, between = [], []
-    for before, after in pairwise(found):
-        (within if before.image_id == after.image_id else between).append(max(0.0, after.start - before.end))
+    for (before, after), end in zip(pairwise(found), ends, strict=False):
+        (within if before.image_id == after.image_id else between).append(max(0.0, after.start - end))
     print(
         f"videos: {sum(batch.num_videos for batch in found)} in {len(found)} batches, {whole:.1f} s from first to last"
     )

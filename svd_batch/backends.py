@@ -16,13 +16,12 @@ import tempfile
 import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -90,6 +89,7 @@ class LoadSettings:
     access: Access = ACCESS
 
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 """Takes a sentence for the person who waits."""
 
@@ -121,6 +121,16 @@ class Backend(Protocol):
         """Do what little can be done when the process ends at once."""
 
 
+def ahead(begun: Iterable[T]) -> Iterator[T]:
+    """Yield each item when the one after it is there too: so the next unit is begun before the results of one end."""
+    several = iter(begun)
+    for item in several:
+        for following in several:
+            yield item
+            item = following
+        yield item
+
+
 class SerialBackend:
     """One process, one pipeline, no Ray."""
 
@@ -142,12 +152,8 @@ class SerialBackend:
             self.stage = None
         self.stage = self.stage or _loaded_stage(settings)  # a second run goes on with the same pipeline
         _say_all(say, self.stage.take_notes())
-        begun: deque[Iterator[Result]] = deque()
-        for unit in units:
-            begun.append(self.stage(load_image(unit, load.height, load.width, load.fit, load.access)))
-            if len(begun) > 1:  # so the next one waits when the last videos of one are written
-                yield from self._told(begun.popleft(), say)
-        for results in begun:
+        loaded = (load_image(unit, load.height, load.width, load.fit, load.access) for unit in units)
+        for results in ahead(map(self.stage, loaded)):
             yield from self._told(results, say)
 
     def _told(self, results: Iterator[Result], say: Say) -> Iterator[Result]:

@@ -7,8 +7,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,13 +64,15 @@ class _Making:
 class Generate:
     """Holds one engine; makes the videos of a unit and commits each as soon as it is done.
 
-    Denoising runs in one thread, measuring and encoding in another, checking and committing, which mostly waits for the
-    disk, in a few more. So some videos are written while the next are denoised, and each record is handed on before the
-    next batch is done.
+    One thread goes through the units and says what is made next, another denoises it, with the engine's own beside it
+    where a CPU makes several videos at once. Measuring and encoding run in one more, checking and committing, which
+    mostly waits for the disk, in a few more. So some videos are written while the next are denoised, and each record is
+    handed on before the next batch is done.
     """
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
         self.settings = settings
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._committers = ThreadPoolExecutor(MAX_COMMITTING, thread_name_prefix="commit")
@@ -82,6 +84,11 @@ class Generate:
         if settings.metrics:
             self._writer.submit(use_one_thread)
         self._closing = threading.Event()
+        self._lanes: dict[int, Future[None]] = {}
+        """What was begun last in each of the engine's lanes."""
+        self._num_begun = 0
+        """Videos that were begun in lanes since these were last all without work."""
+        self._hand_over = threading.Lock()
         self._writing: deque[Future[None]] = deque()
         self._committing: deque[Future[None]] = deque()
         self._jobs: list[Future[None]] = []
@@ -109,7 +116,7 @@ class Generate:
         after N times no more than its first try after N times.
         """
         making = _Making({planned.video_id: Future() for planned in loaded.unit.videos})
-        job = self._denoiser.submit(self._denoise_unit, loaded, making)
+        job = self._planner.submit(self._denoise_unit, loaded, making)
         self._jobs = [*(other for other in self._jobs if not other.done()), job]
         return self._results(making, job, hold_s)
 
@@ -133,12 +140,12 @@ class Generate:
             making.stop.set()
 
     def _denoise_unit(self, loaded: LoadedUnit, making: _Making) -> None:
-        """Settle the future of each planned video; runs in the denoising thread.
+        """Let the future of each planned video be settled; runs in the planning thread.
 
         Videos are made in batches of those that can share one, so a later video may be done before an earlier one.
         Last, and alone, come those that a process has died on: whatever else was in its hands then is innocent.
         """
-        futures, stop = making.futures, making.stop
+        futures = making.futures
         try:
             if self._end is not None:
                 raise self._end
@@ -146,15 +153,12 @@ class Generate:
             self.store.look_for_failures()
             missing = self._to_make(loaded, making)
             suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
-            for batch in self._batches([planned for planned in missing if planned not in suspects]):
-                if stop.is_set() or self._closing.is_set():
-                    return
-                self._make(loaded, batch, futures)
+            for group in self._groups([planned for planned in missing if planned not in suspects]):
+                self._make_group(loaded, group, making)
             for planned in suspects:
                 self._drain()
-                if stop.is_set() or self._closing.is_set():
-                    return
-                self._make(loaded, [planned], futures)
+                if self._goes_on(making):
+                    self.compute(partial(self._make, loaded, [planned], futures))
             if suspects:  # nor may the next unit be in hand as long as one is
                 self._drain()
         except BaseException as error:
@@ -165,8 +169,63 @@ class Generate:
                     future.set_exception(error)
             raise
 
+    def _goes_on(self, making: _Making) -> bool:
+        """Return whether more of a unit may be begun.
+
+        Raises: ProcessError where the process is condemned.
+        """
+        if self._end is not None:
+            raise self._end
+        return not (making.stop.is_set() or self._closing.is_set())
+
+    def _make_group(self, loaded: LoadedUnit, videos: Sequence[PlannedVideo], making: _Making) -> None:
+        """Begin with videos that can share a batch, as soon as there is a lane or a GPU for them.
+
+        Where the engine has lanes each gets its next video as soon as it is done with one, also the next unit's. The
+        last few of all, too few for every lane, are made as a batch: that shares all cores among them.
+        """
+        waiting = deque(videos)
+        while waiting:
+            num_lanes = self.engine.num_lanes(waiting[0].cell)
+            lane = self._next_lane(num_lanes)
+            if not self._goes_on(making):
+                return
+            is_rest = len(waiting) < num_lanes and self._num_begun % num_lanes == 0 and not self._is_next_waiting()
+            if num_lanes == 1 or is_rest:
+                wait(list(self._lanes.values()))
+                self._num_begun = 0
+                batch = [waiting.popleft() for _ in range(self.engine.batch_size(waiting[0].cell, len(waiting)))]
+                self.compute(partial(self._make, loaded, batch, making.futures))
+            else:
+                self._num_begun += 1
+                planned = waiting.popleft()
+                work = partial(self._make_in_lane, lane, loaded, planned, making.futures)
+                self._lanes[lane] = self._denoiser.submit(work) if lane == 0 else self.engine.submit(lane, work)
+
+    def _is_next_waiting(self) -> bool:
+        """Return whether another unit was begun behind the one that is planned now."""
+        return sum(not job.done() for job in self._jobs) > 1
+
+    def _next_lane(self, num_lanes: int) -> int:
+        """Return the number of a lane with nothing to do, waiting for one."""
+        while True:
+            for lane in range(num_lanes):
+                if lane not in self._lanes or self._lanes[lane].done():
+                    return lane
+            wait(list(self._lanes.values()), return_when=FIRST_COMPLETED)
+
+    def _make_in_lane(
+        self, lane: int, loaded: LoadedUnit, planned: PlannedVideo, futures: Mapping[str, Future[Result]]
+    ) -> None:
+        """Make one video beside others; an error that isn't its own ends the unit as if it were."""
+        try:
+            self._make(loaded, [planned], futures, lane)
+        except BaseException as error:
+            futures[planned.video_id].set_exception(error)
+
     def _drain(self) -> None:
-        """Return when every video that has its frames is settled."""
+        """Return when every video that was begun is settled."""
+        wait(list(self._lanes.values()))
         while self._writing:
             wait([self._writing.popleft()])
         while self._committing:
@@ -199,27 +258,28 @@ class Generate:
         path = self.store.root / ids.video_path(planned.video_id, video.suffix(self.settings.video.codec))
         return self.store.read_record(planned.video_id) if is_file(path) else None
 
-    def _batches(self, videos: Sequence[PlannedVideo]) -> Iterator[list[PlannedVideo]]:
-        """Yield the videos in batches, in plan order where they can all share one; the engine chooses the size."""
+    def _groups(self, videos: Sequence[PlannedVideo]) -> Iterable[list[PlannedVideo]]:
+        """Return those together that can share a batch, in plan order."""
         groups: dict[Hashable, list[PlannedVideo]] = {}
         for planned in videos:
             groups.setdefault(self.engine.batch_key(planned.cell), []).append(planned)
-        for group in groups.values():
-            while group:
-                size = self.engine.batch_size(group[0].cell, len(group))
-                yield group[:size]
-                del group[:size]
+        return groups.values()
 
-    def _make(self, loaded: LoadedUnit, batch: Sequence[PlannedVideo], futures: Mapping[str, Future[Result]]) -> None:
-        """Make some videos at once and hand them to the writing thread."""
+    def _make(
+        self,
+        loaded: LoadedUnit,
+        batch: Sequence[PlannedVideo],
+        futures: Mapping[str, Future[Result]],
+        lane: int | None = None,
+    ) -> None:
+        """Make some videos at once, or one in a lane, and hand them to the writing thread."""
         assert loaded.picture is not None
         started_at = now()
-        for planned, made in zip(batch, self._generated(loaded.picture, batch), strict=True):
+        for planned, made in zip(batch, self._generated(loaded.picture, batch, lane), strict=True):
             error = made.exception()
-            while len(self._writing) >= MAX_WRITING:
-                wait([self._writing.popleft()])  # frames must not pile up when the disk is slower than the model
             if error is None:
-                embedded = self._embedded(loaded.picture, planned, made.result())
+                threads = None if lane is None else made.result().torch_threads
+                embedded = self._embedded(loaded.picture, planned, made.result(), threads)
                 write = partial(self._write, futures[planned.video_id], loaded, planned, made.result(), embedded)
                 work: Callable[[], Result | None] = partial(write, started_at)
             elif isinstance(error, StoppingError):
@@ -229,9 +289,14 @@ class Generate:
                 work = partial(self.committer.fail, failure_of(loaded.unit, planned, "generate", error))
             else:
                 raise error
-            self._writing.append(self._writer.submit(self._settle, futures[planned.video_id], planned, work))
+            with self._hand_over:  # frames must not pile up when the disk is slower than the model
+                while len(self._writing) >= MAX_WRITING:
+                    wait([self._writing.popleft()])
+                self._writing.append(self._writer.submit(self._settle, futures[planned.video_id], planned, work))
 
-    def _generated(self, picture: NDArray[np.uint8], batch: Sequence[PlannedVideo]) -> list[Future[Generated]]:
+    def _generated(
+        self, picture: NDArray[np.uint8], batch: Sequence[PlannedVideo], lane: int | None
+    ) -> list[Future[Generated]]:
         """Return a finished future for each video, after counting an attempt at it.
 
         Raises: ProcessError when an error condemns the process.
@@ -239,7 +304,10 @@ class Generate:
         for planned in batch:
             self.attempts.begin(planned.video_id)
         try:
-            made = self.engine.generate_batch(picture, [(planned.cell, planned.seed) for planned in batch])
+            if lane is None:
+                made = self.engine.generate_batch(picture, [(planned.cell, planned.seed) for planned in batch])
+            else:
+                made = [self.engine.generate_in_lane(lane, picture, batch[0].cell, batch[0].seed)]
         except Exception as error:
             if condemns(error):
                 raise self._condemned(batch, error) from error
@@ -304,13 +372,15 @@ class Generate:
         except BaseException as error:
             future.set_exception(self._condemned([planned], error) if condemns(error) else error)
 
-    def _embedded(self, picture: NDArray[np.uint8], planned: PlannedVideo, generated: Generated) -> Embedded:
+    def _embedded(
+        self, picture: NDArray[np.uint8], planned: PlannedVideo, generated: Generated, torch_threads: int | None
+    ) -> Embedded:
         """Return what CLIP says of a video where a metric asks for it; nothing, and a note, where that fails."""
         if not any("embeddings" in METRICS[name].needs for name in self.settings.metrics):
             return Embedded(None, 0.0)
         start = time.perf_counter()
         try:
-            first, *others = self.engine.embed([picture, *generated.frames])
+            first, *others = self.engine.embed([picture, *generated.frames], torch_threads)
         except Exception as error:  # no video is lost by a metric
             if condemns(error):
                 raise self._condemned([planned], error) from error
@@ -333,13 +403,13 @@ class Generate:
         Videos in the making get PATIENCE_S to be finished, then they are dropped. False: that has not come through.
         """
         self._closing.set()
-        if wait(self._jobs, PATIENCE_S).not_done:
+        if wait([*self._jobs, *self._lanes.values()], PATIENCE_S).not_done:
             self.engine.cancel()
-        is_idle = not wait(self._jobs, PATIENCE_S).not_done
+        is_idle = not wait([*self._jobs, *self._lanes.values()], PATIENCE_S).not_done
         is_idle = is_idle and not wait(list(self._writing), PATIENCE_S).not_done
         is_idle = is_idle and not wait(list(self._committing), PATIENCE_S).not_done
         if is_idle:
-            for thread in (self._denoiser, self._writer, self._committers):
+            for thread in (self._planner, self._denoiser, self._writer, self._committers):
                 thread.shutdown()
         return is_idle
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,11 @@ Act = Callable[[SweepCell], None]
 class StubEngine:
     """Calls `act` with the cell of each video, which may raise; then there are frames."""
 
-    def __init__(self, act: Act | None = None, batch_size: int = 1, frames: NDArray[np.uint8] | None = None) -> None:
-        self.act, self.most = act, batch_size
+    def __init__(
+        self, act: Act | None = None, batch_size: int = 1, frames: NDArray[np.uint8] | None = None, lanes: int = 1
+    ) -> None:
+        self.act, self.most, self.lanes = act, batch_size, lanes
+        self._threads = [ThreadPoolExecutor(1) for _ in range(lanes)]
         self.frames = make_frames() if frames is None else frames
         self.notes: list[str] = []
         self.batches: list[list[int]] = []
@@ -36,6 +39,15 @@ class StubEngine:
 
     def batch_size(self, cell: SweepCell, available: int) -> int:
         return min(self.most, available)
+
+    def num_lanes(self, cell: SweepCell) -> int:
+        return self.lanes
+
+    def submit(self, lane: int, work: Callable[[], Any]) -> Future[Any]:
+        return self._threads[lane].submit(work)
+
+    def generate_in_lane(self, lane: int, picture: Any, cell: SweepCell, seed: int) -> Future[Any]:
+        return self.generate_batch(picture, [(cell, seed)])[0]
 
     def generate_batch(self, picture: Any, asked: Sequence[tuple[SweepCell, int]]) -> list[Future[Any]]:
         self.batches.append([cell.motion_bucket_id for cell, _ in asked])

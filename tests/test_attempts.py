@@ -102,6 +102,43 @@ def test_who_shares_a_batch_with_a_killer_is_innocent(batch_size: int, store: St
     assert outcomes(results) == {1: "video", 2: "video", 3: "ProcessDied", 4: "video"}
 
 
+def test_who_is_made_in_a_lane_beside_a_killer_is_innocent(store: Store) -> None:
+    deaths, results = until_it_ends(store.root, unit(1, 2, 3, 4), lambda: StubEngine(raising(Death(), 3), lanes=2))
+    assert deaths == 3
+    assert outcomes(results) == {1: "video", 2: "video", 3: "ProcessDied", 4: "video"}
+
+
+def test_a_suspect_waits_until_no_lane_is_at_work(store: Store) -> None:
+    AttemptLog(store).begin(f"{3:020}")
+    done: list[int] = []
+
+    def slow(cell: SweepCell) -> None:
+        if cell.motion_bucket_id == 3:
+            assert sorted(done) == [1, 2, 4]
+        time.sleep(0.2)
+        done.append(cell.motion_bucket_id)
+
+    results = process(store.root, unit(1, 2, 3, 4), StubEngine(slow, lanes=2))
+    assert set(outcomes(results).values()) == {"video"}
+
+
+def test_an_error_in_a_lane_that_condemns_the_process_lets_the_other_lane_finish(store: Store) -> None:
+    begun = threading.Event()
+
+    def act(cell: SweepCell) -> None:
+        if cell.motion_bucket_id == 1:
+            assert begun.wait(60)
+            raise STICKING
+        begun.set()
+        time.sleep(0.3)
+
+    engine = StubEngine(act, lanes=2)
+    with pytest.raises(ProcessError):
+        process(store.root, unit(1, 2, 3, 4), engine)
+    assert sorted(engine.batches) == [[1], [2]]
+    assert store.done_ids() == {f"{2:020}"}
+
+
 def test_several_killers_in_a_unit_cost_three_processes_each(store: Store) -> None:
     deaths, results = until_it_ends(store.root, unit(1, 2, 3, 4), lambda: StubEngine(raising(Death(), 1, 3, 4)))
     assert deaths == 9

@@ -167,7 +167,7 @@ def test_the_image_encoder_works_in_the_thread_that_computes(
 ) -> None:
     threads: list[str] = []
     embed = engine.embed
-    monkeypatch.setattr(engine, "embed", lambda p: (threads.append(threading.current_thread().name), embed(p))[1])
+    monkeypatch.setattr(engine, "embed", lambda *a: (threads.append(threading.current_thread().name), embed(*a))[1])
     made()
     assert [name.split("_")[0] for name in threads] == ["denoise"]
 
@@ -175,7 +175,7 @@ def test_the_image_encoder_works_in_the_thread_that_computes(
 def test_an_encoder_that_fails_costs_its_metrics_and_no_video(
     made: Made, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("CUDA error: a bad day")
 
     monkeypatch.setattr(engine, "embed", fail)

@@ -42,6 +42,10 @@ class Engine:
         """Return 1."""
         return 1
 
+    def num_lanes(self, cell: SweepCell) -> int:
+        """Return 1: none."""
+        return 1
+
     def generate_batch(
         self, picture: NDArray[np.uint8], asked: Sequence[tuple[SweepCell, int]]
     ) -> list[Future[Generated]]:
@@ -57,7 +61,7 @@ class Engine:
             made.append(future)
         return made
 
-    def embed(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def embed(self, pictures: Sequence[NDArray[np.uint8]], torch_threads: int | None = None) -> NDArray[np.float32]:
         """Return a colour for each picture where the real one returns what CLIP says."""
         return np.stack([picture.mean(axis=(0, 1)) for picture in pictures]).astype(np.float32)
 

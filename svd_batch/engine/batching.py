@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
+from svd_batch.engine.machine import peak_resident_bytes, reset_peak_resident_bytes
 from svd_batch.records import SweepCell
 
 T = TypeVar("T")
@@ -85,27 +90,88 @@ class Lanes:
 
     def __init__(self, pipe: Any) -> None:
         self._pipes = [pipe]
-        self._threads = ThreadPoolExecutor(64, thread_name_prefix="lane")
+        self._threads: list[ThreadPoolExecutor] = []
+        """Of the second lane and on: each thread that computes keeps a pool of OpenMP's, so there are no others."""
+        self._peaks: dict[int, int] = {}
+        """Bytes that were seen at the most while the video of a lane was made; of those in the making."""
+        self.most = sys.maxsize
+        """Lanes that may be taken at once."""
+        self._is_reserved = False
+        self._changed = threading.Condition()
 
     def renew(self) -> None:
-        """Make the further pipelines anew at the next run: the first has other settings now."""
+        """Make the further pipelines anew when they are next asked for: the first has other settings now."""
         del self._pipes[1:]
+
+    def submit(self, lane: int, work: Callable[[], T]) -> Future[T]:
+        """Begin with work() in the thread of a lane from the second (1) on; the first is any caller's own."""
+        while len(self._threads) < lane:
+            self._threads.append(ThreadPoolExecutor(1, thread_name_prefix=f"lane_{len(self._threads) + 1}"))
+        return self._threads[lane - 1].submit(work)
 
     def run(self, calls: Sequence[Callable[[Any], T]], num_threads: int) -> list[Future[T]]:
         """Return finished futures, one for each call with a pipeline; all start at once and share `num_threads`."""
-        while len(self._pipes) < len(calls):
-            self._pipes.append(_with_shared_weights(self._pipes[0]))
         each = max(1, num_threads // len(calls))
-        pairs = list(zip(calls, self._pipes, strict=False))
-        others = [self._threads.submit(_on_threads, each, *pair) for pair in pairs[1:]]
+        work = [partial(_on_threads, each, call, self._pipe(lane)) for lane, call in enumerate(calls)]
+        others = [self.submit(lane, there) for lane, there in enumerate(work) if lane]
         first: Future[T] = Future()
-        try:  # the first in the caller's thread, which may have more than one: each such thread keeps a pool
-            first.set_result(_on_threads(each, *pairs[0]))
+        try:
+            first.set_result(work[0]())
         except Exception as error:
             first.set_exception(error)
         for other in others:
             other.exception()  # waits
         return [first, *others]
+
+    @contextmanager
+    def taken(self, lane: int, num_threads: int) -> Iterator[Any]:
+        """Yield the pipeline of a lane, to be used in the lane's thread.
+
+        Waits as long as somebody is `alone`, or `most` are taken.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_reserved and len(self._peaks) < self.most)
+            self._look()
+            self._peaks[lane] = 0
+            reset_peak_resident_bytes()
+            pipe = self._pipe(lane)
+        torch.set_num_threads(num_threads)  # counts for the calling thread alone, under OpenMP
+        try:
+            yield pipe
+        finally:
+            with self._changed:
+                del self._peaks[lane]
+                self._changed.notify_all()
+
+    def peak_bytes(self, lane: int) -> int:
+        """Return the process's highest resident memory since a lane was taken."""
+        with self._changed:
+            self._look()
+            return self._peaks[lane]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no lane is taken, and let none be."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_reserved)
+            self._is_reserved = True
+            self._changed.wait_for(lambda: not self._peaks)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_reserved = False
+                self._changed.notify_all()
+
+    def _look(self) -> None:
+        peak = peak_resident_bytes()
+        for lane, known in self._peaks.items():
+            self._peaks[lane] = max(peak, known)
+
+    def _pipe(self, lane: int) -> Any:
+        while len(self._pipes) <= lane:
+            self._pipes.append(_with_shared_weights(self._pipes[0]))
+        return self._pipes[lane]
 
 
 def _on_threads(num_threads: int, call: Callable[[Any], T], pipe: Any) -> T:

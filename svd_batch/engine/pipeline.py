@@ -166,6 +166,45 @@ class Engine:
         """Return how many of `available` videos, of cells that share a batch with `cell`, to make next at once."""
         return self._batch_size(cell).choose(available)
 
+    def num_lanes(self, cell: SweepCell) -> int:
+        """Return how many videos to make at once with `generate_in_lane`; 1: none, they are to be made in batches.
+
+        So it is on a GPU, and on a CPU until batches have told how many at once are the quickest and fit.
+        """
+        if self.device.type == "cuda" or self._most is None:
+            return 1
+        return self._batch_size(cell).settled or 1
+
+    def submit(self, lane: int, work: Callable[[], Any]) -> Future[Any]:
+        """Begin with work() in the thread of a lane from the second (1) on; the first has its caller's."""
+        return self._lanes.submit(lane, work)
+
+    def generate_in_lane(self, lane: int, picture: NDArray[np.uint8], cell: SweepCell, seed: int) -> Future[Generated]:
+        """Return a finished future for one video, made beside those of other lanes; to be called in the lane's thread.
+
+        One that runs out of memory is made again when the others are done, as a batch, and fewer at once from then on.
+        """
+        num_lanes = self.num_lanes(cell)
+        threads = max(1, self.torch_threads // num_lanes)
+        made: Future[list[Generated]] = Future()
+        with self._lanes.taken(lane, threads) as pipe:
+            start = time.perf_counter()
+            try:
+                made.set_result(self._call(pipe, picture, [(cell, seed)], self._stopper(num_lanes)))
+            except Exception as error:
+                made.set_exception(error)
+            seconds, peak = (time.perf_counter() - start) / num_lanes, self._lanes.peak_bytes(lane)
+        if is_out_of_memory(made.exception()):
+            _forget_frames(made.exception())
+            with self._lanes.alone():
+                recover(self.pipe, getattr(torch, self.model.dtype.value))
+                if self.steps_down:
+                    self._most = self._lanes.most = max(1, num_lanes // 2)
+                    self._batch_size(cell).limit(self._most)
+                return self.generate_batch(picture, [(cell, seed)])[0]
+        costs = {"peak_memory_bytes": peak, "generate_s": seconds, "torch_threads": threads}
+        return _finished(made, num_lanes, costs)
+
     def _batch_size(self, cell: SweepCell) -> BatchSize:
         most = self.torch_threads if self.device.type == "cpu" else LARGEST_BATCH
         new = BatchSize(min(most, self._most or most), self._fixed_batch_size)
@@ -236,9 +275,10 @@ class Engine:
         start = time.perf_counter()
         made = self._compiler.run(partial(self._make, picture, asked), is_usual=is_usual)
         seconds, peak = time.perf_counter() - start, peak_memory_bytes(self.device)
-        if self._most is None and room is not None:
-            self._most = max(1, int(ROOM * room / max(1, (peak - before) / len(asked))))
-        size.limit(min(size.most, self._most or size.most))
+        if self._most is None:
+            each = max(1, (peak - before) / len(asked))
+            self._most = size.most if room is None else max(1, int(ROOM * room / each))
+        size.limit(min(size.most, self._most))
         size.measured(len(asked), seconds)
         self._compiler.measured(len(asked), seconds, is_usual=is_usual)
         threads = self.torch_threads if cuda else max(1, self.torch_threads // len(asked))
@@ -343,12 +383,12 @@ class Engine:
         kept: dict[str, Any] = {"pixels": video if self.keep_pixels else None, "num_nan_frames": num_nan_frames}
         return Generated(frames, num_samples, 1, 0.0, profile_name(self.memory), 0, **kept, **phases)
 
-    def embed(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def embed(self, pictures: Sequence[NDArray[np.uint8]], torch_threads: int | None = None) -> NDArray[np.float32]:
         """Return CLIP's embeddings (N, D) of pictures (H, W, 3), by the checkpoint's own image encoder.
 
         To be called in the thread that computes: where parts wait in host memory their hooks move this one too.
         """
-        torch.set_num_threads(self.torch_threads)
+        torch.set_num_threads(torch_threads or self.torch_threads)
         pipe, extractor = self.pipe, self.pipe.feature_extractor
         found = embed(pipe.image_encoder, extractor.image_mean, extractor.image_std, pipe._execution_device, pictures)
         pipe.maybe_free_model_hooks()
