@@ -55,20 +55,20 @@ def comparison(measured: SimpleNamespace) -> dict[str, Any]:
 
 
 def videos(comparison: dict[str, Any]) -> list[dict[str, Any]]:
-    return [video for pair in comparison["pairs"] for video in pair["videos"]]
+    return [video for turns in comparison["rounds"] for video in turns["videos"]]
 
 
 def test_the_ratio_is_the_quotient_of_the_recorded_times(comparison: dict[str, Any]) -> None:
-    pairs = comparison["pairs"]
-    assert comparison["ratio"] == pytest.approx(sum(p["stock_s"] for p in pairs) / sum(p["ours_s"] for p in pairs))
-    assert [p["ratio"] for p in pairs] == pytest.approx([p["stock_s"] / p["ours_s"] for p in pairs])
+    rounds = comparison["rounds"]
+    assert comparison["ratio"] == pytest.approx(sum(r["stock_s"] for r in rounds) / sum(r["ours_s"] for r in rounds))
+    assert [r["ratio"] for r in rounds] == pytest.approx([r["stock_s"] / r["ours_s"] for r in rounds])
 
 
 def test_each_round_has_each_picture_with_its_whole_grid_of_both(comparison: dict[str, Any]) -> None:
-    pairs = comparison["pairs"]
-    images = list(dict.fromkeys(p["image_id"] for p in pairs))
-    assert [(p["round"], p["image_id"]) for p in pairs] == [(r, i) for r in (0, 1) for i in images]
-    assert all([v["cell"]["motion_bucket_id"] for v in p["videos"]] == [20, 240] for p in pairs)
+    made = [[(v["image_id"], v["cell"]["motion_bucket_id"]) for v in r["videos"]] for r in comparison["rounds"]]
+    images = list(dict.fromkeys(image for image, _ in made[0]))
+    assert len(images) == 2
+    assert made == 2 * [[(image, bucket) for image in images for bucket in (20, 240)]]
     assert comparison["stock"]["num_videos"] == comparison["ours"]["num_videos"] == comparison["num_videos"] == 8
 
 
@@ -82,14 +82,14 @@ def test_every_part_of_every_video_took_time(side: str, comparison: dict[str, An
 
 
 def test_the_parts_of_the_loop_fit_into_its_time(comparison: dict[str, Any]) -> None:
-    for pair in comparison["pairs"]:
-        assert sum(seconds for video in pair["videos"] for seconds in video["stock"].values()) <= pair["stock_s"]
+    for turns in comparison["rounds"]:
+        assert sum(seconds for video in turns["videos"] for seconds in video["stock"].values()) <= turns["stock_s"]
 
 
 def test_what_the_engine_computes_fits_into_its_time_though_it_writes_meanwhile(comparison: dict[str, Any]) -> None:
     computed = ("condition", "denoise", "decode")
-    for pair in comparison["pairs"]:
-        assert sum(video["ours"][phase] for video in pair["videos"] for phase in computed) <= pair["ours_s"]
+    for turns in comparison["rounds"]:
+        assert sum(video["ours"][phase] for video in turns["videos"] for phase in computed) <= turns["ours_s"]
 
 
 @pytest.mark.parametrize("side", ["stock", "ours"])
@@ -97,7 +97,7 @@ def test_the_breakdown_is_the_mean_over_the_single_times(side: str, comparison: 
     told = comparison[side]["seconds_a_video"]
     for phase in PHASES:
         assert told[phase] == pytest.approx(np.mean([video[side][phase] for video in videos(comparison)]))
-    assert told["wall"] == pytest.approx(sum(p[f"{side}_s"] for p in comparison["pairs"]) / 8)
+    assert told["wall"] == pytest.approx(sum(r[f"{side}_s"] for r in comparison["rounds"]) / 8)
 
 
 def test_the_file_tells_machine_versions_threads_and_settings(measured: SimpleNamespace) -> None:
@@ -191,7 +191,7 @@ def test_a_turn_knows_nothing_of_the_picture_from_an_earlier_turn(
     encode = sweep.stage.engine.pipe._encode_picture
     monkeypatch.setattr(sweep.stage.engine.pipe, "_encode_picture", lambda p: encoded.append(len(p)) or encode(p))
     for _ in range(2):
-        sweep.turn(unit)
+        sweep.turn([unit])
     sweep.stage.close()
     assert encoded == [1, 1]
 
@@ -201,7 +201,7 @@ def test_a_turn_makes_its_videos_again_though_they_were_made_before(
     kind: type[StockLoop | Sweep], settings: GenerateSettings, unit: WorkUnit
 ) -> None:
     side = kind(settings, LOAD)
-    first, second = side.turn(unit), side.turn(unit)
+    first, second = side.turn([unit]), side.turn([unit])
     assert not set(first.records) & set(second.records)  # what was read back would have the same times
     assert all(np.array_equal(a, b) for a, b in zip(first.pixels, second.pixels, strict=True))
     assert side.committer.store.done_ids() == set()
@@ -222,7 +222,7 @@ def test_a_side_has_a_process_of_its_own_and_what_goes_wrong_there_is_one_senten
         assert ours.process.pid not in (None, os.getpid())
         assert ours.process.is_alive()
         with pytest.raises(UserError, match=r"^bench: the sweep engine: load: "):
-            ours.ask(gone)
+            ours.ask([gone])
         ours.process.kill()
         ours.process.join()
         with pytest.raises(UserError, match="bench: the sweep engine: its process died, exit code -9"):
@@ -230,7 +230,7 @@ def test_a_side_has_a_process_of_its_own_and_what_goes_wrong_there_is_one_senten
 
 
 def test_without_shortcuts_the_pixels_are_stocks_to_the_bit(settings: GenerateSettings, unit: WorkUnit) -> None:
-    theirs, ours = (kind(dataclasses.replace(settings, speed=OFF), LOAD).turn(unit) for kind in (StockLoop, Sweep))
+    theirs, ours = (kind(dataclasses.replace(settings, speed=OFF), LOAD).turn([unit]) for kind in (StockLoop, Sweep))
     assert all(np.array_equal(a, b) for a, b in zip(theirs.pixels, ours.pixels, strict=True))
 
 
@@ -251,8 +251,8 @@ def made_up() -> Comparison:
         return Turn(wall_s, (make_record(commit_s=1.0, peak_memory_bytes=peak),))
 
     pairs = (
-        Pair(0, "cat", turn(6.0, 9 << 30), turn(3.0, 8 << 30), (1e-6,)),
-        Pair(0, "dog", turn(4.0, 5 << 30), turn(1.0, 7 << 30), (3e-6,)),
+        Pair(turn(6.0, 9 << 30), turn(3.0, 8 << 30), (1e-6,)),
+        Pair(turn(4.0, 5 << 30), turn(1.0, 7 << 30), (3e-6,)),
     )
     stock = Loaded(Start(2.0, MemoryConfig()), turn(6.5, 4 << 30))
     ours = Loaded(Start(3.0, MemoryConfig()), turn(9.5, 11 << 30))

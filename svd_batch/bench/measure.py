@@ -1,4 +1,4 @@
-"""Both sides in turn: a picture's whole grid by the one, then by the other, each in a process of its own.
+"""Both sides in turn: some pictures' whole grids by the one, then by the other, each in a process of its own.
 
 Two processes, since much of what the engine does counts for a whole process: how memory is handed out, OpenMP's pools,
 deterministic algorithms. Loads no torch itself.
@@ -31,10 +31,8 @@ NAMES = {"stock": "stock diffusers", "ours": "the sweep engine"}
 
 @dataclass(frozen=True)
 class Pair:
-    """Both sides' turns with one picture."""
+    """Both sides' turns of one round, all pictures each."""
 
-    round: int
-    image_id: str
     stock: Turn
     ours: Turn
     differences: tuple[float, ...]
@@ -66,7 +64,7 @@ def compare(
     rounds: int,
     count: Callable[[], None],
 ) -> Comparison:
-    """Return what both sides took for every unit, `rounds` times after a warm-up with the first unit.
+    """Return what both sides took for all units, `rounds` times after a warm-up with the first unit.
 
     `count` is called for each video of either side, warm-up included. Stock gets what it has of the memory settings
     that hold for ours.
@@ -74,21 +72,21 @@ def compare(
     Raises: UserError when a side can't load or a video can't be made.
     """
 
-    def turn(side: Worker, unit: WorkUnit) -> Turn:
-        done: Turn = side.ask(unit)
-        for _ in unit.videos:
+    def turn(side: Worker, units: Sequence[WorkUnit]) -> Turn:
+        done: Turn = side.ask(units)
+        for _ in done.records:
             count()
         return done
 
-    def pair(number: int, unit: WorkUnit) -> Pair:
-        theirs, mine = turn(stock, unit), turn(ours, unit)
+    def pair() -> Pair:
+        theirs, mine = turn(stock, units), turn(ours, units)
         pixels = zip(theirs.pixels, mine.pixels, strict=True)
         differences = tuple(float(np.abs(a - b).max()) for a, b in pixels)
-        return Pair(number, unit.image.image_id, replace(theirs, pixels=()), replace(mine, pixels=()), differences)
+        return Pair(replace(theirs, pixels=()), replace(mine, pixels=()), differences)
 
     with working("ours", settings, load) as ours, working("stock", _of_stock(settings, ours.start), load) as stock:
-        warm = {side.name: replace(turn(side, units[0]), pixels=()) for side in (stock, ours)}
-        pairs = tuple(pair(number, unit) for number in range(rounds) for unit in units)
+        warm = {side.name: replace(turn(side, units[:1]), pixels=()) for side in (stock, ours)}
+        pairs = tuple(pair() for _ in range(rounds))
     return Comparison(Loaded(stock.start, warm["stock"]), Loaded(ours.start, warm["ours"]), pairs)
 
 
@@ -116,9 +114,9 @@ class Worker:
             self.close()
             raise
 
-    def ask(self, unit: WorkUnit) -> Any:
-        """Return the side's turn with a unit."""
-        self._here.send(unit)
+    def ask(self, units: Sequence[WorkUnit]) -> Any:
+        """Return the side's turn with some units."""
+        self._here.send(units)
         return self._answer()
 
     def _answer(self) -> Any:
@@ -151,7 +149,7 @@ def working(name: str, settings: GenerateSettings, load: LoadSettings) -> Iterat
 
 
 def _serve(there: Connection, name: str, settings: GenerateSettings, load: LoadSettings) -> None:
-    """Load one side, then answer each unit with a turn; the life of a side's process."""
+    """Load one side, then answer units with a turn; the life of a side's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the one that asks ends this one
     try:
         from svd_batch.bench.sides import StockLoop, Sweep

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from svd_batch import checkpoint
-from svd_batch.backends import LoadSettings
+from svd_batch.backends import LoadSettings, ahead
 from svd_batch.bench.stock import Stock
 from svd_batch.committer import Committer, Embedded, Encoded
 from svd_batch.config import MemoryConfig
@@ -28,12 +28,12 @@ from svd_batch.store import Store
 
 @dataclass(frozen=True)
 class Turn:
-    """One side's grid of one picture, from the picture's file to the last committed video."""
+    """One side's grids of some pictures, from the first picture's file to the last committed video."""
 
     wall_s: float
     records: tuple[VideoRecord, ...]
     pixels: tuple[NDArray[np.float32], ...] = ()
-    """Of each video, (T, H, W, 3) on [0, 1], before rounding."""
+    """Of each record's video, (T, H, W, 3) on [0, 1], before rounding."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,16 @@ class StockLoop:
         self.start = Start(time.perf_counter() - start, settings.memory)
         self.committer = _Keeping(settings, engine_info(self.stock.device))
 
-    def turn(self, unit: WorkUnit) -> Turn:
-        """Return the unit's videos and what they took."""
+    def turn(self, units: Sequence[WorkUnit]) -> Turn:
+        """Return the units' videos and what they took."""
         start = time.perf_counter()
-        loaded = _loaded(unit, self.load)
         records = []
-        for planned in unit.videos:
-            assert loaded.picture is not None
-            generated = self.stock.generate(loaded.picture, planned.cell, planned.seed)
-            records.append(_made(self.committer.write(loaded, planned, generated)))
+        for unit in units:
+            loaded = _loaded(unit, self.load)
+            for planned in unit.videos:
+                assert loaded.picture is not None
+                generated = self.stock.generate(loaded.picture, planned.cell, planned.seed)
+                records.append(_made(self.committer.write(loaded, planned, generated)))
         return self.committer.turn(time.perf_counter() - start, records)
 
 
@@ -84,13 +85,14 @@ class Sweep:
         engine.keep_pixels = True
         self.stage.committer = self.committer = _Keeping(settings, self.stage.committer.info)
 
-    def turn(self, unit: WorkUnit) -> Turn:
-        """Return the unit's videos and what they took, knowing nothing of the picture from an earlier turn."""
+    def turn(self, units: Sequence[WorkUnit]) -> Turn:
+        """Return the units' videos and what they took, knowing nothing of their pictures from an earlier turn."""
         known = self.stage.engine.pipe.known
         if known is not None:
             known.clear()
         start = time.perf_counter()
-        records = [_made(result) for result in self.stage(_loaded(unit, self.load))]
+        loaded = (_loaded(unit, self.load) for unit in units)
+        records = [_made(result) for results in ahead(map(self.stage, loaded)) for result in results]
         return self.committer.turn(time.perf_counter() - start, records)
 
 

@@ -16,7 +16,7 @@ PHASES = ("condition", "denoise", "decode", "encode", "commit")
 JOB_VIDEOS = 100
 """Videos of the job over which loading and warm-up are spread in one of the ratios."""
 DISTURBED = 1.3
-"""Greatest over least ratio of a picture from which on something else must have slowed the machine now and then."""
+"""Greatest over least ratio of a round from which on something else must have slowed the machine now and then."""
 
 
 def summary(comparison: Comparison) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         "largest_difference": max(d for p in pairs for d in p.differences),
         "stock": stock,
         "ours": ours,
-        "pairs": [_pair(p) for p in pairs],
+        "rounds": [_round(p) for p in pairs],
     }
 
 
@@ -63,16 +63,15 @@ def _job_s(side: dict[str, Any]) -> float:
     return float(side["load_s"] + side["warm_up_s"] + num_left * side["seconds_a_video"]["wall"])
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _round(pair: Pair) -> dict[str, Any]:
     videos = zip(pair.stock.records, pair.ours.records, pair.differences, strict=True)
     return {
-        "round": pair.round,
-        "image_id": pair.image_id,
         "stock_s": pair.stock.wall_s,
         "ours_s": pair.ours.wall_s,
         "ratio": pair.stock.wall_s / pair.ours.wall_s,
         "videos": [
             {
+                "image_id": stock.image_id,
                 "cell": {name: getattr(stock, name) for name in CELL_FIELDS},
                 "seed": stock.seed,
                 "difference": difference,
@@ -100,7 +99,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         "seconds a video    stock      ours",
         *table,
         "  (ours encodes and commits while it denoises the next video, so its parts may add up to more than wall)",
-        f"speed-up: {result['ratio']:.2f} of {result['num_videos']} videos each; picture by picture "
+        f"speed-up: {result['ratio']:.2f} of {result['num_videos']} videos each; round by round "
         f"{spread['min']:.2f} to {spread['max']:.2f}, median {spread['median']:.2f}",
         *_disturbed_line(spread),
         f"  {result['ratio_without_stock_commits']:.2f} against a loop that encodes but neither checks nor flushes",
@@ -114,6 +113,4 @@ def lines(result: dict[str, Any]) -> list[str]:
 def _disturbed_line(spread: dict[str, float]) -> list[str]:
     if spread["max"] < DISTURBED * spread["min"]:
         return []
-    return [
-        "  pictures differ so much that something else slowed the machine: trust the median alone, or measure again"
-    ]
+    return ["  rounds differ so much that something else slowed the machine: trust the median alone, or measure again"]
