@@ -494,7 +494,7 @@ class BenchConfig:
     """What the verb `bench` measures; no other verb takes it."""
 
     rounds: int = 3
-    """How often each picture's grid is made by both sides, in turn."""
+    """How often all pictures' grids are made by both sides, in turn."""
     pictures: int = 2
     """Pictures to take of the manifest, the first ones, at most."""
     each: bool = False
