@@ -21,8 +21,6 @@ from torch.nn import functional
 PACK_BYTES = 1 << 20
 """Weights up to this size are kept a second time, in oneDNN's order: for larger ones the reordering is lost in the
 product, and a large model would be held twice."""
-MOST_KEPT = 8
-"""Forms of a module's weights: the best order depends on the shape of what they are applied to."""
 PHASES_BYTES = 1 << 23
 """The same for the weights of an upsampling convolution's four phases."""
 
@@ -53,15 +51,15 @@ class _Kept(dict[str, tuple[Any, Tensor, Tensor]]):
         return _Kept, ()
 
 
-def _kept(module: nn.Module, name: str, weight: Tensor, make: Callable[[], Tensor]) -> Tensor:
-    """Return make(), from memory as long as the weight is the one that it was made of, unchanged."""
+def _kept(module: nn.Module, name: str, weight: Tensor, shape: Sequence[int], make: Callable[[], Tensor]) -> Tensor:
+    """Return make(), from memory as long as it is for the same shape of states and the same weight, unchanged.
+
+    The best order depends on the shape: in another's, weights are brought into the right one at every call.
+    """
     kept: _Kept = module.__dict__.setdefault("kept", _Kept())
-    key = (weight.data_ptr(), weight._version)
+    key = (weight.data_ptr(), weight._version, *shape)
     found = kept.get(name)
     if found is None or found[0] != key:
-        kept.pop(name, None)
-        while len(kept) >= MOST_KEPT:
-            del kept[next(iter(kept))]
         # the weight is held, so that no other can get its address
         found = kept[name] = (key, weight.detach(), make())
     return found[2]
@@ -100,7 +98,7 @@ class OneDnnLinear(nn.Linear):
             rows = states.numel() // states.shape[-1]
             reorder = torch.ops.mkldnn._reorder_linear_weight
             plain = weight
-            weight = _kept(self, f"{index} of {count}, {rows}", plain, lambda: reorder(plain.contiguous(), rows))
+            weight = _kept(self, f"{index} of {count}", plain, [rows], lambda: reorder(plain.contiguous(), rows))
         if other is not None:
             output: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, other, weight, bias, then)
             return output
@@ -132,7 +130,7 @@ def _convolved(
     how = (padding, stride, [1, 1], 1)  # dilation and groups
     if _is_small(weight, PACK_BYTES):
         reorder, plain, shape = torch.ops.mkldnn._reorder_convolution_weight, weight, list(states.shape)
-        weight = _kept(module, f"packed {share}, {shape}", plain, lambda: reorder(share * plain, *how, shape))
+        weight = _kept(module, f"packed {share}", plain, shape, lambda: reorder(share * plain, *how, shape))
         bias = bias if share == 1.0 or bias is None else share * bias
     convolve = torch.ops.mkldnn._convolution_pointwise
     if plus is None:
@@ -216,7 +214,7 @@ class FastUpsample(Upsample2D):  # type: ignore[misc]
             packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(phases, *common, list(states.shape))
             return packed
 
-        weight = _kept(self, f"phases {list(states.shape)}", conv.weight, make)
+        weight = _kept(self, "phases", conv.weight, states.shape, make)
         bias = None if conv.bias is None else conv.bias.repeat(4)
         # (N, H + 1, W + 1, 4 C): each phase leaves out its first or its last row and column
         small = torch.ops.mkldnn._convolution_pointwise(states, weight, bias, *common, "none", [], None)
