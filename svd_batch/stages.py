@@ -208,11 +208,11 @@ class Generate:
 
     def _next_lane(self, num_lanes: int) -> int:
         """Return the number of a lane with nothing to do, waiting for one."""
-        while True:
-            for lane in range(num_lanes):
-                if lane not in self._lanes or self._lanes[lane].done():
-                    return lane
-            wait(list(self._lanes.values()), return_when=FIRST_COMPLETED)
+        for lane in range(num_lanes):
+            if lane not in self._lanes:
+                return lane
+        done, _ = wait([self._lanes[lane] for lane in range(num_lanes)], return_when=FIRST_COMPLETED)
+        return next(lane for lane, work in self._lanes.items() if work in done)
 
     def _make_in_lane(
         self, lane: int, loaded: LoadedUnit, planned: PlannedVideo, futures: Mapping[str, Future[Result]]

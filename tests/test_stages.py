@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_no_more_results_are_handed_on_together_than_ray_sends_to_the_driver(
 ) -> None:
     monkeypatch.setattr(stages, "MOST_TOGETHER", 3)
     assert [len(results) for results in quick().begin(UNIT_LOADED, hold_s=60)] == [1, 3, 1]
+
+
+def test_the_next_lane_is_one_of_those_that_there_still_are(quick: Callable[..., Generate]) -> None:
+    stage, works = quick(), [Future[None]() for _ in range(2)]
+    stage._lanes = dict(enumerate(works))
+    works[1].set_result(None)  # of two lanes one is left after a lack of memory
+    timer = threading.Timer(0.2, works[0].set_result, [None])
+    timer.start()
+    assert stage._next_lane(1) == 0
+    assert works[0].done()
+    assert stage._next_lane(2) == 0
+    assert stage._next_lane(3) == 2
 
 
 def test_without_holding_each_result_is_handed_on_by_itself(quick: Callable[..., Generate]) -> None:
