@@ -496,7 +496,7 @@ class BenchConfig:
     rounds: int = 3
     """How often all pictures' grids are made by both sides, in turn."""
     pictures: int = 2
-    """Pictures to take of the manifest, the first ones, at most."""
+    """Pictures to take of the manifest, the first ones, at most; a round's unrounded frames are held in memory."""
     each: bool = False
     """Measure each shortcut that is on by itself as well, with both models loaded anew."""
     json: str | None = None
