@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from svd_batch.bench import OFF
 from svd_batch.checkpoint import published_configs
-from svd_batch.config import Compile, MemoryConfig, Offload, SpeedConfig
+from svd_batch.config import MemoryConfig, Offload, SpeedConfig
 from svd_batch.engine.estimate import Estimate, Work, estimate
 from svd_batch.gpus import CONTEXT_BYTES, EFFICIENCY, GPUS, video_seconds
 from svd_batch.profiles import COMPILES, MARGIN_BYTES, MARGIN_SHARE, PROFILES
@@ -24,7 +25,6 @@ PAGE = HERE.parent / "docs/memory.md"
 MEASURED = json.loads((HERE / "gpu_peaks.json").read_text())
 """True peaks by benchmarks/on_gpu.py, by card, of settings whose code hasn't changed since."""
 CHUNKS = (8, 2, 1)
-STOCK = SpeedConfig(False, False, False, False, False, False, False, False, 1, Compile.off)
 STOCK_ROWS = {
     "stock": ("stock diffusers, all on the GPU", MemoryConfig()),
     "stock, model offload, chunking": (
@@ -41,7 +41,7 @@ STOCK_ROWS = {
 def settings_of() -> dict[str, tuple[str, MemoryConfig, SpeedConfig]]:
     """Return every row's name in the page and its settings."""
     ours = {name: (f"`memory={name}`", memory, SpeedConfig()) for name, memory in PROFILES.items()}
-    return {**{name: (text, memory, STOCK) for name, (text, memory) in STOCK_ROWS.items()}, **ours}
+    return {**{name: (text, memory, OFF) for name, (text, memory) in STOCK_ROWS.items()}, **ours}
 
 
 def of_xt(memory: MemoryConfig, speed: SpeedConfig, chunk: int) -> Estimate:
@@ -74,7 +74,7 @@ def compute() -> Iterator[str]:
     """Yield the lines of the table of FLOPs."""
     yield "| TFLOP | CLIP | VAE encoding | a step | decoding | a video of 25 steps |"
     yield "|---|---|---|---|---|---|"
-    for name, speed in (("stock diffusers", STOCK), ("`speed=exact`", SpeedConfig())):
+    for name, speed in (("stock diffusers", OFF), ("`speed=exact`", SpeedConfig())):
         taken = of_xt(PROFILES["fast"], speed, 8)
         parts = (taken.clip_flops, taken.encode_flops, taken.denoise_flops, taken.decode_flops, taken.flops(25))
         yield f"| {name} | " + " | ".join(f"{part / 1e12:.1f}" for part in parts) + " |"
@@ -133,7 +133,7 @@ For these `memory=auto` wants {share:.0%} and {margin:g} GiB more to be free tha
 {gpus}
 
 Peaks are dense float16 with float32 sums. Seconds assume {efficiency:.0%} of the peak on every GPU, without
-torch.compile; the H100 and the H200 above gave 24 and 25 % (33 % compiled; docs/log.md), and `svd_batch/gpus.py` says
+torch.compile; the H100 and the H200 above gave 24 and 27 % (33 % compiled; docs/log.md), and `svd_batch/gpus.py` says
 what else is known. `plan` prints hours with these, and money where `price_per_gpu_hour` is given.
 
 ## Memory and compilation

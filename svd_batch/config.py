@@ -285,6 +285,8 @@ class SpeedConfig:
     """Embed time ids and frame positions once a video, and project before repeating for each frame."""
     slice_feed_forward: Any = "auto"
     """Run feed-forward layers over as many tokens as stay in the cache; auto: on a CPU (on a GPU see `memory`)."""
+    split_geglu: bool = True
+    """Compute the two halves of a GEGLU one after the other: less memory, and faster on a GPU."""
     onednn_linear: bool = True
     """Multiply matrices by oneDNN instead of MKL (x86 CPU in float32; twice as fast on AMD)."""
     onednn_conv: bool = True

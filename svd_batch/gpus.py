@@ -31,8 +31,8 @@ CONTEXT_BYTES = 600 * 2**20
 EFFICIENCY = 0.25
 """Share of the peak that a video gets, assumed for every GPU.
 
-Measured with `speed=exact`: 24 % on an H100 SXM (stock diffusers 22 %), 25 % on an H200, 33 % there once compiled
-(docs/log.md, 2026-11-26); on no other.
+Measured with `speed=exact`: 24 % on an H100 SXM (stock diffusers 22 %), 27 % on an H200, 33 % there once compiled
+(docs/log.md, 2026-11-26 and -27); on no other.
 
 Stability AI published 32.2 s for 25 frames and 25 steps of SVD-XT 1.1 with TensorRT on an A100 SXM and 22.6 s on an
 H100 PCIe (peak 756): by our count of 4.17 PFLOP that is 42 % and 24 %. Diffusers without a compiler gets less.

@@ -142,6 +142,22 @@ def test_auto_does_not_compile_for_a_few_videos_unless_the_code_is_known_to_be_a
     assert compiler.is_compiled
 
 
+@pytest.mark.parametrize(
+    "notes", ['{"another": 12.5}', "[1]", "{", '{"key": null}'], ids=["others", "list", "cut", "null"]
+)
+def test_without_a_usable_note_of_its_own_a_model_counts_on_the_usual_time_and_leaves_one(
+    notes: str, cache: Path
+) -> None:
+    cache.write_text(notes)
+    compiler = Compiler(OnGpu(1, 1), Compile.auto, "key", num_videos=20)
+    compiler.measured(1, 30.0, is_usual=True)
+    assert not compiler.is_compiled
+    compiler.num_left = 1000
+    compiler.measured(1, 30.0, is_usual=True)
+    compiler.measured(1, 200.0, is_usual=True)
+    assert json.loads(cache.read_text())["key"] == 200.0
+
+
 def test_auto_goes_back_where_compiled_code_turns_out_slower(cache: Path) -> None:
     compiler = Compiler(OnGpu(1, 1), Compile.auto, "key", num_videos=1000)
     compiler.measured(1, 30.0, is_usual=True)

@@ -104,6 +104,7 @@ def test_each_shortcut_reaches_the_pipeline_by_itself(name: str, tiny_checkpoint
         "collapse_cross_attention": bool(switches and switches.collapse_cross_attention),
         "hoist_invariants": "FastResBlock" in kinds,
         "slice_feed_forward": bool(switches and switches.slice_feed_forward),
+        "split_geglu": "GegluLinear" in kinds,
         "onednn_linear": "OneDnnLinear" in kinds,
         "onednn_conv": "OneDnnConv" in kinds,
         "split_upsample": "FastUpsample" in kinds,

@@ -12,11 +12,12 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from svd_batch.engine import fast_unet
-from svd_batch.engine.fast_unet import FastUNet, Switches, has_onednn, make_fast
+from svd_batch.engine.fast_unet import FastUNet, GegluLinear, Switches, has_onednn, make_fast
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -274,3 +275,18 @@ def test_guidance_in_two_halves_gives_the_pixels_of_one(stock: Any) -> None:
     handle.remove()
     assert batches == [1] * 2 * SHAPE["num_inference_steps"]
     assert (halved - calls(stock, GRID[:1])[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_geglu_in_two_products_is_the_one_also_where_a_hook_brings_its_weights(bias: bool, offloaded: bool) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(16, 64, bias=bias)
+    states = torch.randn(3, 5, 16)
+    value, gate = layer(states).chunk(2, dim=-1)
+    layer.by_onednn, layer.__class__ = False, GegluLinear
+    if offloaded:
+        cpu_offload(layer, execution_device=torch.device("cpu"))
+        assert layer.weight.is_meta
+    assert (layer(states, gated=True) - value * torch.nn.functional.gelu(gate)).abs().max() < 1e-6
+    assert (layer(states) - torch.cat((value, gate), -1)).abs().max() < 1e-6
