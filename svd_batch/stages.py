@@ -65,20 +65,20 @@ class Generate:
     """Holds one engine; makes the videos of a unit and commits each as soon as it is done.
 
     One thread goes through the units and says what is made next, another denoises it, with the engine's own beside it
-    where a CPU makes several videos at once. Measuring and encoding run in one more, checking and committing, which
-    mostly waits for the disk, in a few more. So some videos are written while the next are denoised, and each record is
-    handed on before the next batch is done.
+    where a CPU makes several videos at once. Measuring and encoding run in one more, or in a few beside a GPU, checking
+    and committing, which mostly waits for the disk, in others. So some videos are written while the next are denoised,
+    and each record is handed on before the next batch is done.
     """
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
         self.settings = settings
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._committers = ThreadPoolExecutor(MAX_COMMITTING, thread_name_prefix="commit")
         # Loaded in the thread that computes: OpenMP keeps a pool for each thread that ever did, and with more pool
         # threads than cores it stops spinning between operations, which costs small models a third of their speed.
         self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
+        self._writer = ThreadPoolExecutor(self.engine.num_writers, thread_name_prefix="write")
         self.committer = Committer(settings, self.compute(self.engine.info))
         self.store, self.attempts = self.committer.store, self.committer.attempts
         if settings.metrics:

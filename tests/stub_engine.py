@@ -21,8 +21,14 @@ class StubEngine:
     """Calls `act` with the cell of each video, which may raise; then there are frames."""
 
     def __init__(
-        self, act: Act | None = None, batch_size: int = 1, frames: NDArray[np.uint8] | None = None, lanes: int = 1
+        self,
+        act: Act | None = None,
+        batch_size: int = 1,
+        frames: NDArray[np.uint8] | None = None,
+        lanes: int = 1,
+        num_writers: int = 1,
     ) -> None:
+        self.num_writers = num_writers
         self.act, self.most, self.lanes = act, batch_size, lanes
         self._threads = [ThreadPoolExecutor(1) for _ in range(lanes)]
         self.frames = make_frames() if frames is None else frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ import pytest
 from builders import make_cell, make_image
 from stub_engine import StubEngine
 
-from svd_batch import metrics, stages
+from svd_batch import metrics, stages, video
 from svd_batch.config import Codec, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
@@ -79,15 +80,15 @@ UNIT_LOADED = LoadedUnit(UNIT, np.zeros((32, 32, 3), np.uint8), "0" * 64, 0.0)
 
 
 @pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Callable[[Callable[[SweepCell], None] | None], Generate]]:
+def quick(tmp_path: Path) -> Iterator[Callable[..., Generate]]:
     """Makes a stage whose engine does to each cell what the test says."""
     made: list[Generate] = []
     model = ModelConfig(id="nowhere", name="stub", num_frames=3, height=32, width=32)
 
-    def make(act: Callable[[SweepCell], None] | None = None) -> Generate:
+    def make(act: Callable[[SweepCell], None] | None = None, num_writers: int = 1) -> Generate:
         Store(tmp_path).create()
         settings = GenerateSettings(str(tmp_path), model, "r", MemoryConfig(), VideoConfig(), "f")
-        made.append(Generate(settings, lambda: StubEngine(act)))  # type: ignore[arg-type, return-value]
+        made.append(Generate(settings, lambda: StubEngine(act, num_writers=num_writers)))  # type: ignore[arg-type, return-value]
         return made[-1]
 
     yield make
@@ -116,6 +117,22 @@ def test_the_next_lane_is_one_of_those_that_there_still_are(quick: Callable[...,
     assert works[0].done()
     assert stage._next_lane(2) == 0
     assert stage._next_lane(3) == 2
+
+
+def test_beside_a_gpu_videos_are_encoded_beside_each_other_and_every_one_is_committed(
+    quick: Callable[..., Generate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, two, begun = video.write_video, threading.Barrier(2), itertools.count()
+
+    def in_twos(*arguments: Any) -> None:
+        if next(begun) < 4:  # the fifth is alone
+            two.wait(60)
+        encode(*arguments)
+
+    monkeypatch.setattr(video, "write_video", in_twos)
+    stage = quick(num_writers=2)
+    assert [type(result) for result in stage(UNIT_LOADED)] == [VideoRecord] * 5
+    assert len(list(stage.store.root.glob("videos/**/*.mp4"))) == 5
 
 
 def test_without_holding_each_result_is_handed_on_by_itself(quick: Callable[..., Generate]) -> None:

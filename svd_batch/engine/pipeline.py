@@ -175,6 +175,11 @@ class Engine:
             return 1
         return self._batch_size(cell).settled or 1
 
+    @property
+    def num_writers(self) -> int:
+        """How many threads may measure and encode its videos at once: a GPU leaves the machine's cores free."""
+        return 4 if self.device.type == "cuda" else 1
+
     def submit(self, lane: int, work: Callable[[], Any]) -> Future[Any]:
         """Begin with work() in the thread of a lane from the second (1) on; the first has its caller's."""
         return self._lanes.submit(lane, work)
