@@ -24,6 +24,8 @@ from svd_batch.records import SweepCell
 class Engine:
     """Takes what the real one takes; of it only the shape of the videos counts."""
 
+    num_writers = 1
+
     def __init__(self, folder: Any, model: ModelConfig, *arguments: Any, **options: Any) -> None:
         self.model = model
         self.notes: list[str] = []
