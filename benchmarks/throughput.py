@@ -104,6 +104,7 @@ def main() -> None:
         (folder / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
         environment = without_torch(folder / "out", 0.001)
         environment["PYTHONPATH"] = os.pathsep.join([str(folder / "site"), str(ROOT / "scripts"), str(ROOT)])
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of Ray's processes compiles what it imports anew
         environment["SVD_BATCH_BENCHMARK_CLIP"] = "" if arguments.encode else str(folder / "clip.mp4")
         start = ["-m", "cProfile", "-o", str(arguments.profile)] if arguments.profile else []
         more = [f"backend={arguments.backend}", "metrics.names=[]", "check_images=none", *arguments.overrides]
