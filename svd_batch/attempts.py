@@ -1,7 +1,8 @@
 """Attempts at videos that are not settled yet: what tells an item that kills its process from an unlucky one.
 
-A small file a video, written before its generation starts and removed as soon as its frames are safely encoded or it is
-a failure. What a process leaves behind it has died on. docs/durability.md has the rules.
+A small file a video, written before its generation starts. It is gone as soon as the frames are safely encoded, when it
+becomes the file of the pending record, or the item is a failure. What a process leaves behind it has died on.
+docs/durability.md has the rules.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svd_batch.errors import UserError
-from svd_batch.locations import children, read_bytes, remove, write_bytes
+from svd_batch.locations import children, is_remote, read_bytes, remove, write_bytes
 from svd_batch.owner import is_alive
 from svd_batch.store import Store, owner_of
 
@@ -69,10 +70,19 @@ class AttemptLog:
         """Note that the video has become a failure; `renew` gives it new attempts."""
         self._write(video_id, replace(attempts, is_set_aside=True))
 
-    def forget(self, video_id: str) -> None:
-        """Forget a video's attempts: no process can die on it any more."""
+    def forget(self, video_id: str, leave_to: Path | None = None) -> None:
+        """Forget a video's attempts: no process can die on it any more.
+
+        On a disk their file becomes `leave_to`, where that is given: to make a new one takes longer where many were
+        just deleted (ext4 passes over the inodes of those of the last five seconds, one by one).
+        """
         self.store.check_folder(self.folder)
-        remove(self._path(video_id))
+        path = self._path(video_id)
+        if leave_to is None or is_remote(path):
+            remove(path)
+        else:
+            with suppress(FileNotFoundError):
+                path.replace(leave_to)
         if self._there is not None:
             self._there.discard(video_id)
 

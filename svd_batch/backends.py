@@ -5,6 +5,7 @@ Ray facts that shape this file are in docs/architecture.md under "Ray".
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -512,6 +513,8 @@ class RayGenerate:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
         with loading(Store(location(settings.output))):
             self.stage = Generate(_settled(settings))
+        gc.collect()
+        gc.freeze()  # modules and model stay as long as this process: the collector needn't go through them again
 
     def __call__(self, batch: Any) -> Iterator[Any]:
         """Yield a table of one row each time: Ray Data would give each of several rows a block of its own."""

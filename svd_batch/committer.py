@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from svd_batch import ids, video
 from svd_batch.attempts import AttemptLog
 from svd_batch.errors import condemns
 from svd_batch.load import LoadedUnit, failure_of, now
-from svd_batch.locations import location
+from svd_batch.locations import location, remove
 from svd_batch.metrics import Clip, Embeddings, measure
 from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, Result, VideoRecord
@@ -123,10 +123,17 @@ class Committer:
                 self._before_again(encoded, error)
                 self._write_video(encoded)
                 self._check(encoded)
-            self.attempts.forget(encoded.planned.video_id)  # a process that dies from here on dies of something else
-            sha256, num_bytes = flush_and_hash(encoded.temporary)  # the record can't time the moves that follow
-            record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
-            self.store.commit_video(encoded.temporary, record)
+            pending = self.store.new_pending()
+            try:
+                # a process that dies from here on dies of something else
+                self.attempts.forget(encoded.planned.video_id, leave_to=pending)
+                sha256, num_bytes = flush_and_hash(encoded.temporary)  # the record can't time the moves that follow
+                record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
+            except Exception:
+                with suppress(Exception):
+                    remove(pending)
+                raise
+            self.store.commit_video(encoded.temporary, record, pending)
             self.store.clear_failure(encoded.loaded.unit.image.image_id)
             return record
         return failed[0]

@@ -196,13 +196,18 @@ class Store:
         error.filename = error.filename or str(self.root)
         return error
 
-    def commit_video(self, temporary: Path, record: VideoRecord) -> None:
+    def new_pending(self) -> Path:
+        """Return a new path for a record that doesn't count yet, unique to this attempt."""
+        self.check_folder(self.pending_dir)
+        return self.pending_dir / _attempt("json")
+
+    def commit_video(self, temporary: Path, record: VideoRecord, pending: Path | None = None) -> None:
         """Make a finished, flushed temporary video and its record durable, the video first.
 
         The record waits in `pending_dir` while the video is moved, so that a kill between the two costs no video:
         `recover` commits it. docs/durability.md has the steps.
         """
-        pending = self._write_pending(record)
+        pending = self._write_pending(record, pending)
         try:
             self.place_flushed(temporary, record.file_name)
         except (OSError, UserError):
@@ -211,10 +216,9 @@ class Store:
             raise
         self.commit_pending(pending, record)
 
-    def _write_pending(self, record: VideoRecord) -> Path:
+    def _write_pending(self, record: VideoRecord, pending: Path | None = None) -> Path:
         """Write a record to where it doesn't count yet and return its path."""
-        self.check_folder(self.pending_dir)
-        pending = self.pending_dir / _attempt("json")
+        pending = pending or self.new_pending()
         try:
             write_bytes(pending, to_json(record).encode(), is_durable=True)
         except OSError:

@@ -326,3 +326,35 @@ def test_host_memory_that_runs_out_in_writing_condemns_too(store: Store, monkeyp
         process(store.root, unit(1), StubEngine())
     assert AttemptLog(store).of(f"{1:020}").error_type == "MemoryError"
     assert not [f for f in store.failures() if isinstance(f, FailureRecord)]
+
+
+def test_the_file_of_an_attempt_becomes_that_of_the_pending_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system takes long to make new files where many were just deleted."""
+    inodes: dict[str, list[int]] = {"attempt": [], "record": []}
+    forget, write_pending = AttemptLog.forget, Store._write_pending
+
+    def at_the_end(self: AttemptLog, video_id: str, leave_to: Path | None = None) -> None:
+        inodes["attempt"].append(self._path(video_id).stat().st_ino)
+        forget(self, video_id, leave_to)
+
+    def written(self: Store, *arguments: Any) -> Path:
+        pending = write_pending(self, *arguments)
+        inodes["record"].append(pending.stat().st_ino)
+        return pending
+
+    monkeypatch.setattr(AttemptLog, "forget", at_the_end)
+    monkeypatch.setattr(Store, "_write_pending", written)
+    process(store.root, unit(1, 2, 3), StubEngine())
+    assert len(inodes["record"]) == 3
+    assert sorted(inodes["attempt"]) == sorted(inodes["record"])
+
+
+def test_a_file_that_can_not_be_flushed_leaves_no_pending_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise ValueError("not this one")
+
+    monkeypatch.setattr("svd_batch.committer.flush_and_hash", fail)
+    assert outcomes(process(store.root, unit(1, 2), StubEngine())) == {1: "ValueError", 2: "ValueError"}
+    assert list(store.pending_dir.iterdir()) == []
