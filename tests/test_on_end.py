@@ -84,7 +84,7 @@ def test_every_end_of_a_run_is_told_with_its_exit_code_and_counts(code: int, run
 def test_a_disk_that_refuses_after_the_start_is_told_too(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def full(store: Store, temporary: Path, record: Any) -> None:
+    def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Store, "commit_video", full)
