@@ -286,7 +286,7 @@ class SpeedConfig:
     slice_feed_forward: Any = "auto"
     """Run feed-forward layers over as many tokens as stay in the cache; auto: on a CPU (on a GPU see `memory`)."""
     split_geglu: bool = True
-    """Compute the two halves of a GEGLU one after the other: less memory, and faster on a GPU."""
+    """Compute the two halves of a GEGLU one after the other: less memory, and faster (GPU; CPU in bfloat16)."""
     onednn_linear: bool = True
     """Multiply matrices by oneDNN instead of MKL (x86 CPU in float32; twice as fast on AMD)."""
     onednn_conv: bool = True
