@@ -297,6 +297,8 @@ class SpeedConfig:
     """Compute convolutions along time in two dimensions; auto: on a CPU, which has a faster kernel for these."""
     channels_last: Any = "auto"
     """Keep pictures in the layout in which a CPU convolves up to twice as fast; auto: on a CPU."""
+    fused_group_norm: bool = True
+    """There, norm and activate in one pass, by a function built with the machine's C compiler (x86 CPU in float32)."""
     reuse_conditioning: bool = True
     """Ask CLIP and the VAE once for what the cells of one picture share."""
     keep_memory: bool = True

@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from svd_batch.engine import fast_unet
 from svd_batch.engine.fast_unet import FastUNet, GegluLinear, Switches, has_onednn, make_fast
+from svd_batch.engine.group_norm import FastGroupNorm
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -121,7 +122,7 @@ def test_the_own_group_norm_is_as_accurate_as_torchs(mean: float) -> None:
     states = (mean + torch.randn(3, 48, 9, 11)).to(memory_format=torch.channels_last)
     exact = copy.deepcopy(norm).double()(states.double())
     own = copy.deepcopy(norm)
-    own.__class__ = fast_unet.FastGroupNorm
+    own.__class__ = FastGroupNorm
     with torch.no_grad():
         ours, torchs = own(states), norm(states.contiguous())
     assert ours.is_contiguous(memory_format=torch.channels_last)

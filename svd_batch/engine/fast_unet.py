@@ -18,6 +18,7 @@ What each switch does:
   kernel three times as fast, and a GPU a slower one.
 - channels_last: convolutions in the layout that oneDNN is up to twice as fast in, and in which neither attention nor
   convolution along time has to reorder anything; group norm, which torch computes slowly in it, as two sums.
+- fused_group_norm: there, group norm and SiLU in one function of C (group_norm.py).
 
 A part that isn't built as the published checkpoints are stays stock.
 Source of what is replaced: diffusers 0.42, models/unets/unet_spatio_temporal_condition.py,
@@ -26,7 +27,6 @@ models/transformers/transformer_temporal.py, models/attention.py, models/resnet.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svd_batch.engine import onednn
+from svd_batch.engine.group_norm import FastGroupNorm, FusedGroupNorm, activated
 from svd_batch.engine.onednn import (
     FastUpsample,
     OneDnnConv,
@@ -61,12 +62,6 @@ CPU_WHOLE_BYTES = 1 << 23
 GPU_SLICE_BYTES = 1 << 28
 """The same on a GPU, where slices are there to save memory."""
 
-NATIVE_GROUP_NORM_PIXELS = 1024
-"""From here on torch's group norm is quick in the channels_last layout; below it walks over every channel by itself.
-
-Source: ATen/native/cpu/group_norm_kernel.cpp, feature_map_threshold.
-"""
-
 MOST_REMEMBERED = 2
 """Contexts whose invariants are kept: the two halves of guidance may come one after the other."""
 
@@ -84,6 +79,7 @@ class Switches:
     split_upsample: bool = True
     temporal_conv2d: bool = True
     channels_last: bool = True
+    fused_group_norm: bool = True
 
 
 class LayerContext(NamedTuple):
@@ -120,8 +116,10 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
         for module in (m for root in roots for m in root.modules()):
             if type(module) in (nn.Conv2d, OneDnnConv):
                 _lay_out(module, torch.channels_last)
-            elif type(module) is nn.GroupNorm:
-                module.__class__ = FastGroupNorm
+    if switches.channels_last or switches.fused_group_norm:
+        kind = FusedGroupNorm if switches.fused_group_norm else FastGroupNorm
+        for norm in (m for root in roots for m in root.modules() if type(m) is nn.GroupNorm):
+            norm.__class__ = kind
     if switches.hoist_invariants:
         for module in (m for root in roots for m in root.modules() if _is_plain_res_block(m)):
             module.__class__ = FastResBlock
@@ -252,37 +250,6 @@ def _spatial_share(mixer: AlphaBlender) -> float:
     return 1.0 - share if mixer.switch_spatial_to_temporal_mix else share
 
 
-class FastGroupNorm(nn.GroupNorm):
-    """Group norm that is quick in the channels_last layout of small pictures, too."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return (N, C, …) in the layout of the input."""
-        pixels = input.shape[2:].numel()
-        plain = not onednn.on_gpu(input) and input.dtype == torch.float32 and not torch.is_grad_enabled()
-        if not plain or pixels >= NATIVE_GROUP_NORM_PIXELS or not is_channels_last(input):
-            return super().forward(input)
-        rows = input.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, C), no copy
-        # the estimator's tensors must not be remembered
-        membership = _membership if type(input) is Tensor else _membership.__wrapped__
-        to_groups, to_channels = membership(self.num_channels, self.num_groups)
-        mean = rows.mean(1) @ to_groups @ to_channels
-        squares = functional.mse_loss(
-            rows, mean[:, None].expand_as(rows), reduction="none"
-        )  # in one pass over the rows
-        deviation = (squares.mean(1) @ to_groups).add_(self.eps).rsqrt_()
-        scale = (deviation @ to_channels).mul_(self.weight)
-        shift = torch.addcmul(self.bias, mean, scale, value=-1.0)
-        normed = torch.addcmul(shift[:, None], rows, scale[:, None])
-        return normed.view(len(rows), *input.shape[2:], self.num_channels).permute(0, 3, 1, 2)
-
-
-@functools.lru_cache(256)
-def _membership(num_channels: int, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return what averages channels by group (C, G), and what gives each channel its group's (G, C)."""
-    to_channels = torch.eye(num_groups).repeat_interleave(num_channels // num_groups, dim=1)
-    return (to_channels.T / (num_channels // num_groups)).contiguous(), to_channels
-
-
 class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
     """Convolutions in space, then in time; `temb` may have one row a sample (B, E) or a frame (B * T, E)."""
 
@@ -295,12 +262,12 @@ class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
         assert image_only_indicator is not None
         num_frames, spatial, temporal = image_only_indicator.shape[-1], self.spatial_res_block, self.temporal_res_block
         rows = hidden_states.shape[0]
-        activated = None if temb is None else functional.silu(temb)
+        time = None if temb is None else functional.silu(temb)
 
-        hidden = spatial.conv1(functional.silu(spatial.norm1(hidden_states), inplace=True))
-        if activated is not None and spatial.time_emb_proj is not None:
-            hidden += _per_frame(spatial.time_emb_proj(activated), rows)[:, :, None, None]
-        hidden = functional.silu(spatial.norm2(hidden), inplace=True)
+        hidden = spatial.conv1(activated(spatial.norm1, hidden_states))
+        if time is not None and spatial.time_emb_proj is not None:
+            hidden += _per_frame(spatial.time_emb_proj(time), rows)[:, :, None, None]
+        hidden = activated(spatial.norm2, hidden)
         residual = hidden_states if spatial.conv_shortcut is None else spatial.conv_shortcut(hidden_states)
         if isinstance(spatial.conv2, OneDnnConv):
             hidden = spatial.conv2(hidden, residual)
@@ -314,11 +281,11 @@ class FastResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
         del hidden  # a decoder's largest tensors are what a profile's peak consists of: none is held that isn't needed
         if not isinstance(temporal.conv1, TemporalConv):
             volume = _split(volume, 3, tuple(shape[2:]))  # (B, C, T, H, W)
-        added = temporal.conv1(functional.silu(temporal.norm1(volume), inplace=True))
-        if activated is not None and temporal.time_emb_proj is not None:
-            projected = _split(_per_frame(temporal.time_emb_proj(activated), rows), 0, (-1, num_frames)).transpose(1, 2)
+        added = temporal.conv1(activated(temporal.norm1, volume))
+        if time is not None and temporal.time_emb_proj is not None:
+            projected = _split(_per_frame(temporal.time_emb_proj(time), rows), 0, (-1, num_frames)).transpose(1, 2)
             added += projected[(..., *[None] * (volume.ndim - 3))]
-        added = functional.silu(temporal.norm2(added), inplace=True)
+        added = activated(temporal.norm2, added)
         # blend of x and x + added: the first has a share, so only the rest of what is added counts
         share = 1.0 - self.spatial_share
         if isinstance(temporal.conv2, TemporalConv):
@@ -556,7 +523,7 @@ class FastUNet(UNetSpatioTemporalConditionModel):  # type: ignore[misc]
             size = skips[-1].shape[2:] if sizes_differ and skips else None
             extra = {"res_hidden_states_tuple": taken, "upsample_size": size, **(context if _attends(block) else {})}
             hidden = block(hidden_states=hidden, **common, **extra)
-        hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
+        hidden = self.conv_out(activated(self.conv_norm_out, hidden))
         return _split(hidden, 0, (batch_size, num_frames))
 
 

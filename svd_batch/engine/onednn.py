@@ -30,11 +30,15 @@ def on_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
+def is_x86() -> bool:
+    """Return whether this is a 64-bit processor of Intel's or AMD's kind."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
 def has_onednn() -> bool:
     """Return whether torch offers oneDNN's operations with what may be folded into them."""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     has_them = all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise"))
-    return is_x86 and torch._C._has_mkldnn and has_them
+    return is_x86() and torch._C._has_mkldnn and has_them
 
 
 def applies(states: Tensor, weight: Tensor) -> bool:
