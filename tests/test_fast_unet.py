@@ -94,7 +94,6 @@ def test_a_shortcut_changes_nothing_but_rounding(names: list[str], four_levels: 
 def test_slices_change_nothing_but_rounding(
     names: list[str], four_levels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast_unet, "CPU_WHOLE_BYTES", 0)
     monkeypatch.setattr(fast_unet, "CPU_SLICE_BYTES", 0)  # 64 tokens each
     sizes: list[int] = []
     split = fast_unet.slices

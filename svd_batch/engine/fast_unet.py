@@ -55,10 +55,8 @@ from svd_batch.engine.onednn import (
     is_plain_upsample,
 )
 
-CPU_SLICE_BYTES = 1 << 20
-"""What a slice's hidden activations may take on a CPU: about a core's second-level cache."""
-CPU_WHOLE_BYTES = 1 << 23
-"""Up to here they are not sliced on a CPU: a product's start then costs more than the memory that they go through."""
+CPU_SLICE_BYTES = 1 << 23
+"""What a slice's hidden activations may take on a CPU: they stay in its last cache, and products are long enough."""
 GPU_SLICE_BYTES = 1 << 28
 """The same on a GPU, where slices are there to save memory."""
 
@@ -328,8 +326,7 @@ def _feed_forward(norm: nn.LayerNorm, feed_forward: FeedForward, rows: Tensor, s
     folded = all(isinstance(layer, OneDnnLinear) and layer.applies_to(rows) for layer in (geglu.proj, output))
     width = geglu.proj.out_features * rows.element_size()
     most = GPU_SLICE_BYTES if onednn.on_gpu(rows) else CPU_SLICE_BYTES
-    whole = not sliced or (not onednn.on_gpu(rows) and len(rows) * width <= CPU_WHOLE_BYTES)
-    size = len(rows) if whole else max(64, most // width // 64 * 64)
+    size = max(64, most // width // 64 * 64) if sliced else len(rows)
     for part in slices(rows, size):
         if folded:
             normed = norm(part)
