@@ -299,6 +299,8 @@ class SpeedConfig:
     """Keep pictures in the layout in which a CPU convolves up to twice as fast; auto: on a CPU."""
     fused_group_norm: bool = True
     """There, norm and activate in one pass, by a function built with the machine's C compiler (x86 CPU in float32)."""
+    winograd: bool = True
+    """There, convolve by 3x3 with 16 products where 36 are usual, built likewise (x86 CPU in float32)."""
     reuse_conditioning: bool = True
     """Ask CLIP and the VAE once for what the cells of one picture share."""
     keep_memory: bool = True

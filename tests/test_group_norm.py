@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from svd_batch.engine import group_norm
-from svd_batch.engine.group_norm import FastGroupNorm, FusedGroupNorm, activated, compiled
-from svd_batch.engine.onednn import is_x86
+from svd_batch.engine import native
+from svd_batch.engine.group_norm import FastGroupNorm, FusedGroupNorm, activated
+from svd_batch.engine.native import built, is_x86
 
 needs_compiler = pytest.mark.skipif(
     not is_x86() or not (shutil.which("gcc") or shutil.which("cc")), reason="no C compiler for an x86 processor"
@@ -39,9 +39,9 @@ def exactly(norm: Any, states: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    compiled.cache_clear()
+    native._built.cache_clear()
     yield
-    compiled.cache_clear()
+    native._built.cache_clear()
 
 
 @needs_compiler
@@ -64,7 +64,7 @@ def test_it_is_as_accurate_as_torchs(shape: tuple[int, ...], groups: int, activa
         exact, torchs = functional.silu(exact), functional.silu(torchs)
     with torch.no_grad():
         ours = norm(states, activate)
-    assert compiled() is not None
+    assert built("group_norm") is not None
     assert ours.stride() == states.stride()
     assert (ours - exact).abs().max() <= max(1e-6, 3 * (torchs - exact).abs().max())
 
@@ -132,7 +132,7 @@ def test_without_a_compiler_torchs_operations_do_it() -> None:
     norm, states = norm_of(64, 32), states_of(2, 64, 8, 8)
     with torch.no_grad():
         assert torch.equal(norm(states), norm_of(64, 32, FastGroupNorm)(states))
-    assert compiled() is None
+    assert built("group_norm") is None
 
 
 @needs_compiler
@@ -143,10 +143,10 @@ def test_a_compiler_that_fails_is_told_of_and_the_next_one_tried(
     broken.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    compiled.cache_clear()
-    with caplog.at_level("INFO", logger=group_norm.__name__):
-        assert compiled() is not None
-    compiled.cache_clear()
+    native._built.cache_clear()
+    with caplog.at_level("INFO", logger=native.__name__):
+        assert built("group_norm") is not None
+    native._built.cache_clear()
     assert "no such flag" in caplog.text
     assert str(broken) in caplog.text
 

@@ -19,6 +19,7 @@ What each switch does:
 - channels_last: convolutions in the layout that oneDNN is up to twice as fast in, and in which neither attention nor
   convolution along time has to reorder anything; group norm, which torch computes slowly in it, as two sums.
 - fused_group_norm: there, group norm and SiLU in one function of C (group_norm.py).
+- winograd: there, small 3x3 convolutions by Winograd's algorithm, in C (winograd.py).
 
 A part that isn't built as the published checkpoints are stays stock.
 Source of what is replaced: diffusers 0.42, models/unets/unet_spatio_temporal_condition.py,
@@ -54,6 +55,7 @@ from svd_batch.engine.onednn import (
     is_plain_conv,
     is_plain_upsample,
 )
+from svd_batch.engine.winograd import WinogradConv, takes_winograd
 
 CPU_SLICE_BYTES = 1 << 23
 """What a slice's hidden activations may take on a CPU: they stay in its last cache, and products are long enough."""
@@ -78,6 +80,7 @@ class Switches:
     temporal_conv2d: bool = True
     channels_last: bool = True
     fused_group_norm: bool = True
+    winograd: bool = True
 
 
 class LayerContext(NamedTuple):
@@ -110,9 +113,13 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
     if switches.onednn_conv and has_onednn():
         for module in (m for root in roots for m in root.modules() if is_plain_conv(m)):
             module.__class__ = OneDnnConv
+    if switches.winograd:
+        for module in (m for root in roots for m in root.modules() if takes_winograd(m)):
+            module.by_onednn = type(module) is OneDnnConv
+            module.__class__ = WinogradConv
     if switches.channels_last:
         for module in (m for root in roots for m in root.modules()):
-            if type(module) in (nn.Conv2d, OneDnnConv):
+            if type(module) in (nn.Conv2d, OneDnnConv, WinogradConv):
                 _lay_out(module, torch.channels_last)
     if switches.channels_last or switches.fused_group_norm:
         kind = FusedGroupNorm if switches.fused_group_norm else FastGroupNorm

@@ -1,28 +1,21 @@
 """Group norm of pictures in the channels_last layout, where torch's is slow or goes through memory seven times.
 
-By sums of torch's own operations for small pictures, and, where the machine has a C compiler, together with SiLU by a
-function of this package (group_norm.c), compiled once a process, in a quarter of a second.
+By sums of torch's own operations for small pictures, and together with SiLU by a function in C (group_norm.c) where
+the machine has a compiler.
 
 Source of what is replaced: torch's ATen/native/cpu/group_norm_kernel.cpp.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import logging
-import os
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svd_batch.engine.onednn import is_channels_last, is_x86, on_gpu
+from svd_batch.engine.native import built
+from svd_batch.engine.onednn import is_channels_last, on_gpu
 
 NATIVE_PIXELS = 1024
 """From here on torch's group norm is quick in the channels_last layout; below it walks over every channel by itself.
@@ -34,18 +27,6 @@ LANES = 16
 """Channels that group_norm.c takes at a time: their number must be a multiple."""
 SHARE_FLOATS = 1 << 15
 """Numbers that it takes at a time, 128 KiB: they stay in a core's second-level cache from sums to squares."""
-COMPILER_FLAGS = [
-    "-O3",
-    "-march=native",
-    "-mprefer-vector-width=512",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fPIC",
-    "-fopenmp",
-]
-COMPILER_TIMEOUT_S = 60
-
-logger = logging.getLogger(__name__)
 
 
 def activated(norm: nn.Module, states: Tensor) -> Tensor:
@@ -99,13 +80,11 @@ class FusedGroupNorm(FastGroupNorm):
             return functional.silu(normed, inplace=True) if activate else normed
         if type(input) is not Tensor:  # the estimator's: what is allocated is the output alone
             return torch.empty_like(input)
-        function = compiled()
-        assert function is not None
         channels, pixels = self.num_channels, input.shape[2:].numel()
         share = max(1, SHARE_FLOATS // channels)
         output = torch.empty_like(input)
         room = torch.empty(2 * channels * len(input) * (-(-pixels // share) + 1))
-        function(
+        built("group_norm")(
             *(tensor.data_ptr() for tensor in (input, output, self.weight, self.bias, room)),
             *(len(input), pixels, channels, self.num_groups, share),
             *(self.eps, activate),
@@ -115,34 +94,4 @@ class FusedGroupNorm(FastGroupNorm):
     def _takes(self, input: Tensor) -> bool:
         fits = self.affine and self.num_channels % LANES == 0 and input.numel() > 0
         is_same = fits and self.weight.dtype == input.dtype and self.weight.device == input.device
-        return is_same and not torch.compiler.is_compiling() and compiled() is not None
-
-
-@functools.cache
-def compiled() -> Any:
-    """Return group_norm.c's function, or None where no C compiler makes one that this process can load."""
-    if not is_x86():
-        return None
-    found = (shutil.which(name) for name in (os.environ.get("CC"), "gcc", "cc") if name)
-    for compiler in filter(None, found):
-        try:
-            return _build(compiler)
-        except (OSError, subprocess.SubprocessError) as error:
-            told = getattr(error, "stderr", None) or error
-            logger.info("group norm stays torch's: %s can't build group_norm.c: %s", compiler, told)
-    return None
-
-
-def _build(compiler: str) -> Any:
-    source = Path(__file__).with_name("group_norm.c")
-    with tempfile.TemporaryDirectory(prefix="svd_batch_") as folder:
-        compiled, library = f"{folder}/group_norm.o", f"{folder}/group_norm.so"
-        # linked without OpenMP, of which torch has loaded one: a second one's threads would fight with its threads
-        for arguments in ([*COMPILER_FLAGS, "-c", str(source), "-o", compiled], ["-shared", compiled, "-o", library]):
-            subprocess.run(
-                [compiler, *arguments], check=True, capture_output=True, text=True, timeout=COMPILER_TIMEOUT_S
-            )
-        function = ctypes.CDLL(library).group_norm
-    function.restype = None
-    function.argtypes = [*[ctypes.c_void_p] * 5, *[ctypes.c_long] * 5, ctypes.c_float, ctypes.c_int]
-    return function
+        return is_same and not torch.compiler.is_compiling() and built("group_norm") is not None

@@ -9,7 +9,6 @@ Source of what is replaced: diffusers 0.42, models/upsampling.py; torch's ATen/n
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,8 @@ import torch
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
+
+from svd_batch.engine.native import is_x86
 
 PACK_BYTES = 1 << 20
 """Weights up to this size are kept a second time, in oneDNN's order: for larger ones the reordering is lost in the
@@ -28,11 +29,6 @@ PHASES_BYTES = 1 << 23
 def on_gpu(tensor: Tensor) -> bool:
     """Return whether the tensor is on a GPU; the estimator answers for the device that it stands in for."""
     return tensor.is_cuda
-
-
-def is_x86() -> bool:
-    """Return whether this is a 64-bit processor of Intel's or AMD's kind."""
-    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def has_onednn() -> bool:
@@ -55,7 +51,7 @@ class _Kept(dict[str, tuple[Any, Tensor, Tensor]]):
         return _Kept, ()
 
 
-def _kept(module: nn.Module, name: str, weight: Tensor, shape: Sequence[int], make: Callable[[], Tensor]) -> Tensor:
+def kept(module: nn.Module, name: str, weight: Tensor, shape: Sequence[int], make: Callable[[], Tensor]) -> Tensor:
     """Return make(), from memory as long as it is for the same shape of states and the same weight, unchanged.
 
     The best order depends on the shape: in another's, weights are brought into the right one at every call.
@@ -69,7 +65,7 @@ def _kept(module: nn.Module, name: str, weight: Tensor, shape: Sequence[int], ma
     return found[2]
 
 
-def _is_small(weight: Tensor, most: int) -> bool:
+def is_small(weight: Tensor, most: int) -> bool:
     """Return whether to keep up to `most` bytes of weights in another form: not of what doesn't tell of its changes."""
     is_real = type(weight) in (Tensor, nn.Parameter)  # the estimator's tensors have no bytes
     return is_real and not weight.is_inference() and weight.nbytes <= most
@@ -98,11 +94,11 @@ class OneDnnLinear(nn.Linear):
         bias: Tensor | None = self.bias
         if count > 1:
             weight, bias = weight.chunk(count)[index], None if bias is None else bias.chunk(count)[index]
-        if _is_small(self.weight, PACK_BYTES):
+        if is_small(self.weight, PACK_BYTES):
             rows = states.numel() // states.shape[-1]
             reorder = torch.ops.mkldnn._reorder_linear_weight
             plain = weight
-            weight = _kept(self, f"{index} of {count}", plain, [rows], lambda: reorder(plain.contiguous(), rows))
+            weight = kept(self, f"{index} of {count}", plain, [rows], lambda: reorder(plain.contiguous(), rows))
         if other is not None:
             output: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, other, weight, bias, then)
             return output
@@ -132,9 +128,9 @@ def _convolved(
     bias: Any = module.bias
     states = input.contiguous(memory_format=torch.channels_last)
     how = (padding, stride, [1, 1], 1)  # dilation and groups
-    if _is_small(weight, PACK_BYTES):
+    if is_small(weight, PACK_BYTES):
         reorder, plain, shape = torch.ops.mkldnn._reorder_convolution_weight, weight, list(states.shape)
-        weight = _kept(module, f"packed {share}", plain, shape, lambda: reorder(share * plain, *how, shape))
+        weight = kept(module, f"packed {share}", plain, shape, lambda: reorder(share * plain, *how, shape))
         bias = bias if share == 1.0 or bias is None else share * bias
     convolve = torch.ops.mkldnn._convolution_pointwise
     if plus is None:
@@ -147,12 +143,15 @@ def _convolved(
 class OneDnnConv(nn.Conv2d):
     """A convolution of (N, C, H, W) by oneDNN where it applies."""
 
+    def applies_to(self, input: Tensor) -> bool:
+        """Return whether oneDNN takes this input."""
+        return type(input) is Tensor and applies(input, self.weight)
+
     def forward(self, input: Tensor, plus: Tensor | None = None) -> Tensor:
         """Return (N, C, H, W), with `plus` of that shape added."""
-        takes = applies(input, self.weight) and (plus is None or is_channels_last(plus))
-        if takes and type(input) is Tensor:
+        if self.applies_to(input) and (plus is None or is_channels_last(plus)):
             return _convolved(self, input, self.weight, list(self.stride), list(self.padding), plus)  # type: ignore[arg-type]
-        output = super().forward(input)
+        output = nn.Conv2d.forward(self, input)
         if plus is not None:
             output += plus
         return output
@@ -175,7 +174,7 @@ class TemporalConv(nn.Conv3d):
 
     def added(self, input: Tensor, to: Tensor, share: float) -> Tensor:
         """Return `to` and `share` of the convolution of (B, C, T, H * W); `to` may be changed."""
-        if self._takes(input, input) and is_channels_last(to) and _is_small(self.weight, PACK_BYTES):
+        if self._takes(input, input) and is_channels_last(to) and is_small(self.weight, PACK_BYTES):
             return _convolved(self, input, self.weight.squeeze(4), [1, 1], [1, 0], to, share)
         return to.add_(self(input), alpha=share)
 
@@ -183,10 +182,10 @@ class TemporalConv(nn.Conv3d):
         return self.packs and type(input) is Tensor and applies(input, self.weight) and is_channels_last(flat)
 
 
-def is_plain_conv(module: nn.Module) -> bool:
+def is_plain_conv(module: Any) -> bool:
     """Return whether OneDnnConv can stand for it."""
-    return (
-        type(module) is nn.Conv2d
+    return bool(
+        type(module) in (nn.Conv2d, OneDnnConv)
         and module.padding_mode == "zeros"
         and module.groups == 1
         and module.dilation == (1, 1)
@@ -207,7 +206,7 @@ class FastUpsample(Upsample2D):  # type: ignore[misc]
         rows, _, height, width = hidden_states.shape
         takes = output_size is None or tuple(output_size) == (2 * height, 2 * width)
         takes = takes and type(hidden_states) is Tensor and applies(hidden_states, conv.weight)
-        if not takes or not _is_small(conv.weight, PHASES_BYTES * 9 // 16):
+        if not takes or not is_small(conv.weight, PHASES_BYTES * 9 // 16):
             output: Tensor = super().forward(hidden_states, output_size, *args, **kwargs)
             return output
         states = hidden_states.contiguous(memory_format=torch.channels_last)
@@ -218,7 +217,7 @@ class FastUpsample(Upsample2D):  # type: ignore[misc]
             packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(phases, *common, list(states.shape))
             return packed
 
-        weight = _kept(self, "phases", conv.weight, states.shape, make)
+        weight = kept(self, "phases", conv.weight, states.shape, make)
         bias = None if conv.bias is None else conv.bias.repeat(4)
         # (N, H + 1, W + 1, 4 C): each phase leaves out its first or its last row and column
         small = torch.ops.mkldnn._convolution_pointwise(states, weight, bias, *common, "none", [], None)
@@ -250,5 +249,5 @@ def is_plain_upsample(module: nn.Module) -> bool:
         return False
     plain = module.interpolate and module.norm is None and module.use_conv and not module.use_conv_transpose
     conv: Any = getattr(module, "conv", None)
-    is_conv = conv is not None and (is_plain_conv(conv) or type(conv) is OneDnnConv)
+    is_conv = conv is not None and is_plain_conv(conv)
     return bool(plain) and is_conv and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
