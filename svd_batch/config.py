@@ -301,6 +301,8 @@ class SpeedConfig:
     """There, norm and activate in one pass, by a function built with the machine's C compiler (x86 CPU in float32)."""
     winograd: bool = True
     """There, convolve by 3x3 with 16 products where 36 are usual, built likewise (x86 CPU in float32)."""
+    fused_feed_forward: bool = True
+    """Norm, GEGLU, projection and residual of small layers in one pass, built likewise (x86 CPU in float32)."""
     reuse_conditioning: bool = True
     """Ask CLIP and the VAE once for what the cells of one picture share."""
     keep_memory: bool = True

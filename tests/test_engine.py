@@ -112,6 +112,7 @@ def test_each_shortcut_reaches_the_pipeline_by_itself(name: str, tiny_checkpoint
         "channels_last": "FastGroupNorm" in kinds,
         "fused_group_norm": "FusedGroupNorm" in kinds,
         "winograd": "WinogradConv" in kinds,
+        "fused_feed_forward": "FusedFeedForward" in kinds,
         "reuse_conditioning": engine.pipe.known is not None,
     }
     assert [key for key, is_taken in taken.items() if is_taken] == [name]

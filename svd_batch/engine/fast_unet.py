@@ -20,6 +20,7 @@ What each switch does:
   convolution along time has to reorder anything; group norm, which torch computes slowly in it, as two sums.
 - fused_group_norm: there, group norm and SiLU in one function of C (group_norm.py).
 - winograd: there, small 3x3 convolutions by Winograd's algorithm, in C (winograd.py).
+- fused_feed_forward: small feed-forward layers of a CPU, with norm and residual, in C (feed_forward.py).
 
 A part that isn't built as the published checkpoints are stays stock.
 Source of what is replaced: diffusers 0.42, models/unets/unet_spatio_temporal_condition.py,
@@ -44,6 +45,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svd_batch.engine import onednn
+from svd_batch.engine.feed_forward import FusedFeedForward, can_be_fused
 from svd_batch.engine.group_norm import FastGroupNorm, FusedGroupNorm, activated
 from svd_batch.engine.onednn import (
     FastUpsample,
@@ -81,6 +83,7 @@ class Switches:
     channels_last: bool = True
     fused_group_norm: bool = True
     winograd: bool = True
+    fused_feed_forward: bool = True
 
 
 class LayerContext(NamedTuple):
@@ -131,7 +134,13 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
             module.spatial_share = _spatial_share(module.time_mixer)
     transformers = [m for m in pipe.unet.modules() if isinstance(m, TransformerSpatioTemporalModel)]
     plain = type(pipe.unet) is UNetSpatioTemporalConditionModel and all(map(_is_plain_transformer, transformers))
-    of_transformers = ("collapse_cross_attention", "hoist_invariants", "slice_feed_forward", "split_geglu")
+    of_transformers = (
+        "collapse_cross_attention",
+        "hoist_invariants",
+        "slice_feed_forward",
+        "split_geglu",
+        "fused_feed_forward",
+    )
     if not plain or not any(getattr(switches, name) for name in of_transformers):
         return
     if switches.split_geglu:
@@ -139,6 +148,9 @@ def make_fast(pipe: StableVideoDiffusionPipeline, switches: Switches) -> None:
             if type(module) in (nn.Linear, OneDnnLinear):
                 module.by_onednn = type(module) is OneDnnLinear
                 module.__class__ = GegluLinear
+    if switches.fused_feed_forward:
+        for module in (m for m in pipe.unet.modules() if can_be_fused(m)):
+            module.__class__ = FusedFeedForward
     for index, transformer in enumerate(transformers):
         transformer.__class__ = FastTransformer
         transformer.index, transformer.switches = index, switches
@@ -334,6 +346,9 @@ def _feed_forward(norm: nn.LayerNorm, feed_forward: FeedForward, rows: Tensor, s
     width = geglu.proj.out_features * rows.element_size()
     most = GPU_SLICE_BYTES if onednn.on_gpu(rows) else CPU_SLICE_BYTES
     size = max(64, most // width // 64 * 64) if sliced else len(rows)
+    if isinstance(feed_forward, FusedFeedForward) and feed_forward.takes(norm, rows):
+        feed_forward.add_to(norm, rows)
+        return
     for part in slices(rows, size):
         if folded:
             normed = norm(part)

@@ -2,46 +2,13 @@
 
    torch goes through memory seven times for it; here a share of a row stays in the cache from its sums to its squares,
    and what is normed is activated where it is made. Sums are put together share by share in a fixed order, so that
-   the result doesn't depend on the number of threads. The compiler makes vectors of the loops over LANES channels. */
+   the result doesn't depend on the number of threads.  */
 
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
 
-#define LANES 16
-#define WIDE 4 /* vectors of channels at a time: a cache line each, which together keep the adders busy */
+#include "product.h"
 
-typedef float vector __attribute__((vector_size(4 * LANES)));
-
-static inline vector load(const float *from) {
-    vector values;
-    memcpy(&values, from, sizeof values);
-    return values;
-}
-
-/* e^x within 2 units in the last place, for |x| up to 87: 2^n times a polynomial of what is left, |r| <= ln(2) / 2. */
-static inline float exponential(float x) {
-    x = x > 87.0f ? 87.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    const float to_integer = 12582912.0f; /* 1.5 * 2^23: what is added to it loses its fraction */
-    float n = x * 1.44269504f + to_integer;
-    int32_t exponent, bits;
-    memcpy(&exponent, &n, 4);
-    n -= to_integer;
-    float r = x - n * 0.693145752f; /* ln(2) in two parts */
-    r -= n * 1.42860677e-6f;
-    float p = 1.98756915e-4f;
-    p = p * r + 1.39819995e-3f;
-    p = p * r + 8.33345191e-3f;
-    p = p * r + 4.16657962e-2f;
-    p = p * r + 1.66666655e-1f;
-    p = p * r + 5.0e-1f;
-    p = p * r * r + r + 1.0f;
-    memcpy(&bits, &p, 4);
-    bits += (int32_t)((uint32_t)exponent << 23);
-    memcpy(&p, &bits, 4);
-    return p;
-}
+#define WIDE 4 /* vectors of channels at a time, which together keep the adders busy */
 
 /* For `width` vectors of channels: their means over the pixels, and the sums of squared distances from these. */
 static inline __attribute__((always_inline)) void

@@ -30,6 +30,7 @@ COMPILER_TIMEOUT_S = 60
 
 ARGUMENTS: dict[str, list[Any]] = {
     "group_norm": [*[ctypes.c_void_p] * 5, *[ctypes.c_long] * 5, ctypes.c_float, ctypes.c_int],
+    "geglu": [*[ctypes.c_void_p] * 7, *[ctypes.c_long] * 3, ctypes.c_float],
     "winograd": [*[ctypes.c_void_p] * 5, *[ctypes.c_long] * 5],
 }
 """What each takes. A file NAME.c defines the function NAME, which returns nothing."""

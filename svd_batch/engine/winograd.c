@@ -7,47 +7,9 @@
 
    Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, https://arxiv.org/abs/1509.09308 */
 
-#include <string.h>
+#include "product.h"
 
-#ifdef __AVX512F__ /* 32 registers of 16 numbers, of which the product's sums fill 24; else 16 of 8, and 12 */
-#define LANES 16
-#define ROWS 12
-#else
-#define LANES 8
-#define ROWS 6
-#endif
-#define TILES 24
-
-typedef float vector __attribute__((vector_size(4 * LANES)));
-
-static inline vector load(const float *from) {
-    vector values;
-    memcpy(&values, from, sizeof values);
-    return values;
-}
-
-static inline void store(float *to, vector values) { memcpy(to, &values, sizeof values); }
-
-/* ROWS rows of (depth) states by two vectors' columns of a weight (depth, width), into a place of (…, width). */
-static inline void product(const float *states, const float *weight, float *output, long depth, long width) {
-    vector sums[ROWS][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; r++)
-        sums[r][0] = sums[r][1] = (vector){0};
-    for (long k = 0; k < depth; k++) {
-        vector left = load(weight + k * width), right = load(weight + k * width + LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; r++) {
-            sums[r][0] += states[r * depth + k] * left;
-            sums[r][1] += states[r * depth + k] * right;
-        }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; r++) {
-        store(output + r * width, sums[r][0]);
-        store(output + r * width + LANES, sums[r][1]);
-    }
-}
+#define TILES 24 /* a multiple of ROWS */
 
 /* What lies under one square of the output, (4, 4, channels) from x and y on, as 16 sums `apart` from each other. */
 static void take(const float *picture, long height, long width, long channels, long x, long y, float *sums,
@@ -119,7 +81,7 @@ void winograd(const float *input, float *output, const float *weight, const floa
             for (long c = 0; c < to; c += 2 * LANES)
                 for (long t = 0; t < count; t += ROWS)
                     product(sums + (part * TILES + t) * from, weight + part * from * to + c,
-                            products + (part * TILES + t) * to + c, from, to);
+                            products + (part * TILES + t) * to + c, from, to, to);
         for (long t = 0; t < count; t++) {
             long row = (start + t) / across / down, y = (start + t) / across % down, x = (start + t) % across;
             long before = row * height * width * to;
