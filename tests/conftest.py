@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,3 +197,24 @@ def cli_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
         return subprocess.CompletedProcess(words, code, printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def c_compiler() -> None:
+    """A C compiler that builds the engine's functions (engine/native.py)."""
+    from parts import need
+
+    from svd_batch.engine.native import is_x86
+
+    need("a C compiler for an x86 processor", is_x86() and any(map(shutil.which, ("gcc", "cc"))))
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without one."""
+    from svd_batch.engine import native
+
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    native._built.cache_clear()
+    yield
+    native._built.cache_clear()

@@ -1,21 +1,16 @@
 """Feed-forward layers by the function that is compiled on the machine, against diffusers'."""
 
 import copy
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.attention import FeedForward
 
-from svd_batch.engine import native
 from svd_batch.engine.feed_forward import FusedFeedForward, can_be_fused
-from svd_batch.engine.native import built, is_x86
+from svd_batch.engine.native import built
 
-needs_compiler = pytest.mark.skipif(
-    not is_x86() or not (shutil.which("gcc") or shutil.which("cc")), reason="no C compiler for an x86 processor"
-)
+needs_compiler = pytest.mark.usefixtures("c_compiler")
 
 
 def layer(channels: int, **settings: Any) -> Any:
@@ -45,14 +40,6 @@ def stocks(made: Any, norm: torch.nn.LayerNorm, rows: torch.Tensor, dtype: torch
     states = rows.to(dtype)
     result: torch.Tensor = states + stock(copy.deepcopy(norm).to(dtype)(states))
     return result
-
-
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    native._built.cache_clear()
-    yield
-    native._built.cache_clear()
 
 
 @needs_compiler

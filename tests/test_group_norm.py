@@ -1,7 +1,6 @@
 """Group norm and SiLU by the function that is compiled on the machine, against torch's."""
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ from torch.nn import functional
 
 from svd_batch.engine import native
 from svd_batch.engine.group_norm import FastGroupNorm, FusedGroupNorm, activated
-from svd_batch.engine.native import built, is_x86
+from svd_batch.engine.native import built
 
-needs_compiler = pytest.mark.skipif(
-    not is_x86() or not (shutil.which("gcc") or shutil.which("cc")), reason="no C compiler for an x86 processor"
-)
+needs_compiler = pytest.mark.usefixtures("c_compiler")
 
 
 def norm_of(channels: int, groups: int, kind: type = FusedGroupNorm) -> Any:
@@ -34,14 +31,6 @@ def states_of(*shape: int, mean: float = 0.5) -> torch.Tensor:
 
 def exactly(norm: Any, states: torch.Tensor) -> torch.Tensor:
     return functional.group_norm(states.double(), norm.num_groups, norm.weight.double(), norm.bias.double(), norm.eps)
-
-
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    native._built.cache_clear()
-    yield
-    native._built.cache_clear()
 
 
 @needs_compiler

@@ -1,21 +1,16 @@
 """3x3 convolutions by the function that is compiled on the machine, against torch's."""
 
 import copy
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
-from svd_batch.engine import native
-from svd_batch.engine.native import built, is_x86
+from svd_batch.engine.native import built
 from svd_batch.engine.winograd import WinogradConv, takes_winograd
 
-needs_compiler = pytest.mark.skipif(
-    not is_x86() or not (shutil.which("gcc") or shutil.which("cc")), reason="no C compiler for an x86 processor"
-)
+needs_compiler = pytest.mark.usefixtures("c_compiler")
 
 
 def conv_of(inputs: int, outputs: int, bias: bool = True, by_onednn: bool = True) -> Any:
@@ -39,14 +34,6 @@ def convolved(conv: Any, *states: torch.Tensor) -> torch.Tensor:
 def exactly(conv: Any, states: torch.Tensor) -> torch.Tensor:
     bias = None if conv.bias is None else conv.bias.double()
     return functional.conv2d(states.double(), conv.weight.double(), bias, padding=1)
-
-
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    native._built.cache_clear()
-    yield
-    native._built.cache_clear()
 
 
 @needs_compiler
