@@ -341,14 +341,14 @@ def slices(rows: Tensor, size: int) -> Sequence[Tensor]:
 
 def _feed_forward(norm: nn.LayerNorm, feed_forward: FeedForward, rows: Tensor, sliced: bool) -> None:
     """Add feed_forward(norm(rows)) to rows (N, C), in place."""
+    if isinstance(feed_forward, FusedFeedForward) and feed_forward.takes(norm, rows):
+        feed_forward.add_to(norm, rows)
+        return
     geglu, dropout, output = feed_forward.net
     folded = all(isinstance(layer, OneDnnLinear) and layer.applies_to(rows) for layer in (geglu.proj, output))
     width = geglu.proj.out_features * rows.element_size()
     most = GPU_SLICE_BYTES if onednn.on_gpu(rows) else CPU_SLICE_BYTES
     size = max(64, most // width // 64 * 64) if sliced else len(rows)
-    if isinstance(feed_forward, FusedFeedForward) and feed_forward.takes(norm, rows):
-        feed_forward.add_to(norm, rows)
-        return
     for part in slices(rows, size):
         if folded:
             normed = norm(part)
