@@ -2,7 +2,7 @@
 
    torch goes through memory seven times for it; here a share of a row stays in the cache from its sums to its squares,
    and what is normed is activated where it is made. Sums are put together share by share in a fixed order, so that
-   the result doesn't depend on the number of threads.  */
+   the result doesn't depend on the number of threads. */
 
 #include <math.h>
 
