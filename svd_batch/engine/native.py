@@ -17,6 +17,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import torch  # noqa: F401  (its OpenMP must be in the process before a function that is linked without one)
+
 COMPILER_FLAGS = [
     "-O3",
     "-march=native",
