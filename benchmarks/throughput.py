@@ -1,12 +1,16 @@
-"""How many videos a second the job can plan, hand out, commit and count, with an engine that takes a millisecond.
+r"""How many videos a second the job can plan, hand out, commit and count, with an engine that takes a millisecond.
 
-    .venv/bin/python benchmarks/throughput.py --backend serial --pictures 200
-    .venv/bin/python benchmarks/throughput.py --backend ray --pictures 200 backend.num_actors=2 backend.num_cpus=0.6
+    .venv/bin/python benchmarks/throughput.py --backend serial --pictures 300 --rounds 3
+    .venv/bin/python benchmarks/throughput.py --backend ray --pictures 400 --rounds 3 backend.num_actors=2 \
+        backend.num_cpus=0.6
 
 The whole command line, with real loading, checking by decoding, hashing, flushing and renaming; the encoder alone is
 replaced by a file that it has made before, and the engine does nothing but wait (--encode: neither is so). Videos a
 second are counted between the first and the last record. CPU seconds are those of all processes, so 2 cores / (CPU
 seconds a video) is what idle ones would reach where no disk is waited for.
+
+Wait five minutes after thousands of files were deleted, as the end of this does: an ext4 without a journal passes over
+their inodes one by one at each new file for that long, which took a seventh of the processor. Rounds delete nothing.
 """
 
 from __future__ import annotations
@@ -84,12 +88,13 @@ class CpuTime(threading.Thread):
 
 
 def main() -> None:
-    """Run once and print a line."""
+    """Run and print a line for each round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=["serial", "ray"], default="serial")
     parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1, help="runs, each into a folder of its own")
     parser.add_argument("--encode", action="store_true", help="encode each video")
-    parser.add_argument("--profile", type=Path, help="cProfile's file of the driver")
+    parser.add_argument("--profile", type=Path, help="cProfile's file of the driver, of the last round")
     parser.add_argument("overrides", nargs="*", help="further overrides for the job")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -102,27 +107,34 @@ def main() -> None:
         write_video(folder / "clip.mp4", np.zeros((8, 64, 96, 3), np.uint8), 7, VideoConfig())
         (folder / "site").mkdir()
         (folder / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
-        environment = without_torch(folder / "out", 0.001)
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder / "site"), str(ROOT / "scripts"), str(ROOT)])
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of Ray's processes compiles what it imports anew
-        environment["SVD_BATCH_BENCHMARK_CLIP"] = "" if arguments.encode else str(folder / "clip.mp4")
-        start = ["-m", "cProfile", "-o", str(arguments.profile)] if arguments.profile else []
-        more = [f"backend={arguments.backend}", "metrics.names=[]", "check_images=none", *arguments.overrides]
-        where = [f"manifest={folder / 'm.parquet'}", f"output={folder / 'out'}"]
-        command = [sys.executable, *start, "-m", "svd_batch", "run", *SWEEP, *where, *more]
-        with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-            cpu = CpuTime(process.pid)
-            cpu.start()
-            code = process.wait()
-            cpu.ended.set()
-        moments = pq.read_table(folder / "out" / "metadata.parquet", columns=["created_at"])["created_at"]
-        span = pc.min_max(moments).as_py()
-        seconds = (span["max"] - span["min"]).total_seconds()
-        print(
-            f"{arguments.backend} {' '.join(arguments.overrides)}: exit code {code}, {len(moments)} videos, "
-            f"{(len(moments) - 1) / seconds:.0f} a second; {1000 * cpu.total() / len(moments):.2f} ms of CPU a video, "
-            f"starting and ending included; load {os.getloadavg()[0]:.1f}"
-        )
+        for number in range(arguments.rounds):
+            measure(arguments, folder, folder / f"out{number}")
+
+
+def measure(arguments: argparse.Namespace, folder: Path, output: Path) -> None:
+    """Run once into a new folder and print a line."""
+    environment = without_torch(output, 0.001)
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder / "site"), str(ROOT / "scripts"), str(ROOT)])
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of Ray's processes compiles what it imports anew
+    environment["SVD_BATCH_BENCHMARK_CLIP"] = "" if arguments.encode else str(folder / "clip.mp4")
+    start = ["-m", "cProfile", "-o", str(arguments.profile)] if arguments.profile else []
+    more = [f"backend={arguments.backend}", "metrics.names=[]", "check_images=none", *arguments.overrides]
+    where = [f"manifest={folder / 'm.parquet'}", f"output={output}"]
+    command = [sys.executable, *start, "-m", "svd_batch", "run", *SWEEP, *where, *more]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        cpu = CpuTime(process.pid)
+        cpu.start()
+        code = process.wait()
+        cpu.ended.set()
+    moments = pq.read_table(output / "metadata.parquet", columns=["created_at"])["created_at"]
+    span = pc.min_max(moments).as_py()
+    seconds = (span["max"] - span["min"]).total_seconds()
+    print(
+        f"{arguments.backend} {' '.join(arguments.overrides)}: exit code {code}, {len(moments)} videos, "
+        f"{(len(moments) - 1) / seconds:.0f} a second; {1000 * cpu.total() / len(moments):.2f} ms of CPU a video, "
+        f"starting and ending included; load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

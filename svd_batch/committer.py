@@ -166,7 +166,7 @@ class Committer:
     @staticmethod
     def _check(encoded: Encoded) -> None:
         """Raise OSError when frames are lacking in a file."""
-        if video.probe(encoded.temporary).num_frames != len(encoded.generated.frames):
+        if video.count_frames(encoded.temporary) != len(encoded.generated.frames):
             raise OSError("the encoded file does not hold every frame")
 
     def _before_again(self, encoded: Encoded, error: OSError) -> None:

@@ -6,6 +6,7 @@ Knows nothing of disk layout, Ray, Hydra or torch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -189,7 +190,10 @@ Result = VideoRecord | FailureRecord
 
 def to_json(record: Any) -> str:
     """Return a record (nested ones too) as one line of JSON with sorted keys."""
-    return json.dumps(record, default=vars, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _encoder.encode(record)
+
+
+_encoder = json.JSONEncoder(default=vars, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def flat(record: Any) -> dict[str, Any]:
@@ -201,8 +205,13 @@ def flat(record: Any) -> dict[str, Any]:
 
 def from_dict(kind: type[T], row: dict[str, Any]) -> T:
     """Return a record of `kind` from a mapping of its fields; keys that it does not know are left out."""
-    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    names = _field_names(kind)  # type: ignore[arg-type]
     return kind(**{k: v for k, v in row.items() if k in names})
+
+
+@functools.cache
+def _field_names(kind: type[Any]) -> frozenset[str]:
+    return frozenset(f.name for f in dataclasses.fields(kind))
 
 
 def unit_to_json(unit: WorkUnit) -> str:

@@ -36,10 +36,11 @@ T = TypeVar("T")
 
 
 MAX_WRITING = 4
-"""Videos that may wait to be written while others are denoised."""
+"""Videos that may wait to be encoded, or be it, while others are denoised."""
 
-MAX_COMMITTING = 8
-"""Encoded videos that are checked and flushed at the same time: a disk takes hardly longer for several than for one."""
+MAX_COMMITTING = 4
+"""Videos that are checked and flushed at the same time, beside those that are encoded. A disk takes hardly longer for
+several flushes than for one, but more threads wait longer for Python's lock than for a disk."""
 
 MOST_TOGETHER = 32
 """Results that are handed on at once: some 20 kB when packed. Below 100 kB Ray sends them to the driver; more would
@@ -65,32 +66,34 @@ class Generate:
     """Holds one engine; makes the videos of a unit and commits each as soon as it is done.
 
     One thread goes through the units and says what is made next, another denoises it, with the engine's own beside it
-    where a CPU makes several videos at once. Measuring and encoding run in one more, or in a few beside a GPU, checking
-    and committing, which mostly waits for the disk, in others. So some videos are written while the next are denoised,
-    and each record is handed on before the next batch is done.
+    where a CPU makes several videos at once. Others write, each a video from its frames to its commit, which mostly
+    waits for the disk; one of them at a time measures and encodes, or a few beside a GPU. So some videos are written
+    while the next are denoised, and each record is handed on before the next batch is done.
     """
 
     def __init__(self, settings: GenerateSettings, make_engine: Callable[[], Engine] | None = None) -> None:
         self.settings = settings
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
-        self._committers = ThreadPoolExecutor(MAX_COMMITTING, thread_name_prefix="commit")
         # Loaded in the thread that computes: OpenMP keeps a pool for each thread that ever did, and with more pool
         # threads than cores it stops spinning between operations, which costs small models a third of their speed.
         self.engine = self.compute(make_engine or (lambda: _make_engine(settings)))
-        self._writer = ThreadPoolExecutor(self.engine.num_writers, thread_name_prefix="write")
+        num_encoders = self.engine.num_writers
+        self._writers = ThreadPoolExecutor(num_encoders + MAX_COMMITTING, thread_name_prefix="write")
+        self._encoders = threading.Semaphore(num_encoders)
         self.committer = Committer(settings, self.compute(self.engine.info))
         self.store, self.attempts = self.committer.store, self.committer.attempts
         if settings.metrics:
-            self._writer.submit(use_one_thread)
+            self._writers.submit(use_one_thread)
         self._closing = threading.Event()
         self._lanes: dict[int, Future[None]] = {}
         """What was begun last in each of the engine's lanes."""
         self._num_begun = 0
         """Videos that were begun in lanes since these were last all without work."""
-        self._hand_over = threading.Lock()
-        self._writing: deque[Future[None]] = deque()
-        self._committing: deque[Future[None]] = deque()
+        self._room = threading.Semaphore(MAX_WRITING)
+        """For frames that wait: they must not pile up when the encoder or the disk is slower than the model."""
+        self._writing: set[Future[None]] = set()
+        """Videos and failures that are written, or wait for it."""
         self._jobs: list[Future[None]] = []
         """Units in the making, or waiting for the one before."""
         self._end: ProcessError | None = None
@@ -194,13 +197,20 @@ class Generate:
             if num_lanes == 1 or is_rest:
                 wait(list(self._lanes.values()))
                 self._num_begun = 0
-                batch = [waiting.popleft() for _ in range(self.engine.batch_size(waiting[0].cell, len(waiting)))]
-                self.compute(partial(self._make, loaded, batch, making.futures))
+                self.compute(partial(self._make_batches, loaded, waiting, making))
             else:
                 self._num_begun += 1
                 planned = waiting.popleft()
                 work = partial(self._make_in_lane, lane, loaded, planned, making.futures)
                 self._lanes[lane] = self._denoiser.submit(work) if lane == 0 else self.engine.submit(lane, work)
+
+    def _make_batches(self, loaded: LoadedUnit, waiting: deque[PlannedVideo], making: _Making) -> None:
+        """Make one batch after the other as long as the engine has one lane; at least one."""
+        while True:
+            batch = [waiting.popleft() for _ in range(self.engine.batch_size(waiting[0].cell, len(waiting)))]
+            self._make(loaded, batch, making.futures)
+            if not waiting or self.engine.num_lanes(waiting[0].cell) > 1 or not self._goes_on(making):
+                return
 
     def _is_next_waiting(self) -> bool:
         """Return whether another unit was begun behind the one that is planned now."""
@@ -226,10 +236,7 @@ class Generate:
     def _drain(self) -> None:
         """Return when every video that was begun is settled."""
         wait(list(self._lanes.values()))
-        while self._writing:
-            wait([self._writing.popleft()])
-        while self._committing:
-            wait([self._committing.popleft()])
+        wait(self._writing.copy())
 
     def _to_make(self, loaded: LoadedUnit, making: _Making) -> list[PlannedVideo]:
         """Return the videos that are to be made, after settling those that are committed or have no picture."""
@@ -272,7 +279,7 @@ class Generate:
         futures: Mapping[str, Future[Result]],
         lane: int | None = None,
     ) -> None:
-        """Make some videos at once, or one in a lane, and hand them to the writing thread."""
+        """Make some videos at once, or one in a lane, and hand them to the writing threads."""
         assert loaded.picture is not None
         started_at = now()
         for planned, made in zip(batch, self._generated(loaded.picture, batch, lane), strict=True):
@@ -280,8 +287,8 @@ class Generate:
             if error is None:
                 threads = None if lane is None else made.result().torch_threads
                 embedded = self._embedded(loaded.picture, planned, made.result(), threads)
-                write = partial(self._write, futures[planned.video_id], loaded, planned, made.result(), embedded)
-                work: Callable[[], Result | None] = partial(write, started_at)
+                work: Callable[[], Result] = partial(self._write, loaded, planned, made.result(), embedded, started_at)
+                self._room.acquire()
             elif isinstance(error, StoppingError):
                 futures[planned.video_id].set_exception(error)
                 continue
@@ -289,10 +296,9 @@ class Generate:
                 work = partial(self.committer.fail, failure_of(loaded.unit, planned, "generate", error))
             else:
                 raise error
-            with self._hand_over:  # frames must not pile up when the disk is slower than the model
-                while len(self._writing) >= MAX_WRITING:
-                    wait([self._writing.popleft()])
-                self._writing.append(self._writer.submit(self._settle, futures[planned.video_id], planned, work))
+            writing = self._writers.submit(self._settle, futures[planned.video_id], planned, work)
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
 
     def _generated(
         self, picture: NDArray[np.uint8], batch: Sequence[PlannedVideo], lane: int | None
@@ -345,30 +351,20 @@ class Generate:
         return result
 
     def _write(
-        self,
-        future: Future[Result],
-        loaded: LoadedUnit,
-        planned: PlannedVideo,
-        generated: Generated,
-        embedded: Embedded,
-        started_at: str,
-    ) -> Result | None:
-        """Encode a video and leave its commit, which settles the future, to another thread; return its failure."""
-        while len(self._committing) >= MAX_COMMITTING:
-            wait([self._committing.popleft()])
-        encoded = self.committer.encode(loaded, planned, generated, embedded, started_at)
-        if isinstance(encoded, FailureRecord):
-            return encoded
-        work = partial(self.committer.commit, encoded)
-        self._committing.append(self._committers.submit(self._settle, future, planned, work))
-        return None
-
-    def _settle(self, future: Future[Result], planned: PlannedVideo, work: Callable[[], Result | None]) -> None:
-        """Give the future work()'s result, where it has one, or error; runs in the threads that write and commit."""
+        self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated, embedded: Embedded, started_at: str
+    ) -> Result:
+        """Encode and commit a video for which there was room, one of few at a time until it is encoded."""
         try:
-            result = work()
-            if result is not None:
-                future.set_result(result)
+            with self._encoders:
+                encoded = self.committer.encode(loaded, planned, generated, embedded, started_at)
+        finally:
+            self._room.release()
+        return encoded if isinstance(encoded, FailureRecord) else self.committer.commit(encoded)
+
+    def _settle(self, future: Future[Result], planned: PlannedVideo, work: Callable[[], Result]) -> None:
+        """Give the future work()'s result or error; runs in the threads that write."""
+        try:
+            future.set_result(work())
         except BaseException as error:
             future.set_exception(self._condemned([planned], error) if condemns(error) else error)
 
@@ -406,10 +402,9 @@ class Generate:
         if wait([*self._jobs, *self._lanes.values()], PATIENCE_S).not_done:
             self.engine.cancel()
         is_idle = not wait([*self._jobs, *self._lanes.values()], PATIENCE_S).not_done
-        is_idle = is_idle and not wait(list(self._writing), PATIENCE_S).not_done
-        is_idle = is_idle and not wait(list(self._committing), PATIENCE_S).not_done
+        is_idle = is_idle and not wait(self._writing.copy(), PATIENCE_S).not_done
         if is_idle:
-            for thread in (self._planner, self._denoiser, self._writer, self._committers):
+            for thread in (self._planner, self._denoiser, self._writers):
                 thread.shutdown()
         return is_idle
 

@@ -144,13 +144,17 @@ class Store:
             return
         root, folder = str(self.root), asked
         while folder != root and folder != (above := os.path.dirname(folder)):  # noqa: PTH120
+            if now - self._no_links.get(folder, -_LINK_S) < _LINK_S:
+                break  # nor was there a link above it
             if os.path.islink(folder):  # noqa: PTH114
                 raise UserError(
                     f"output: {folder} is a symlink to {Path(folder).readlink()}; nothing is written through links "
                     "inside an output folder; put the folder itself there, or give a new output"
                 )
             folder = above
-        self._no_links[asked] = now
+        while asked != folder:
+            self._no_links[asked] = now
+            asked = os.path.dirname(asked)  # noqa: PTH120
 
     # --- videos and their records ---------------------------------------------------------------------
 
@@ -512,7 +516,7 @@ def move(temporary: Path, path: Path) -> None:
         remove(temporary)
         return
     try:
-        temporary.replace(path)
+        os.replace(temporary, path)  # noqa: PTH105  (Path's own makes a Path of its target anew)
     except FileNotFoundError:  # the folder is lacking, or else what is to be moved, and then it is told here
         path.parent.mkdir(parents=True, exist_ok=True)
         flush(path.parent.parent)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,18 +153,37 @@ def probe(path: Path) -> Probe:
         return Probe(frames.shape[0], frames.shape[1], frames.shape[2], fps)
     import cv2
 
+    with _decoded(path) as (capture, num_frames):
+        height, width = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        return Probe(num_frames, height, width, float(capture.get(cv2.CAP_PROP_FPS)))
+
+
+def count_frames(path: Path) -> int:
+    """Return `probe`'s num_frames in fewer calls of OpenCV, each of which waits for Python's other threads.
+
+    Raises: OSError when it can't be decoded.
+    """
+    if path.suffix in (".gif", ".webp"):
+        return probe(path).num_frames
+    with _decoded(path) as (_, num_frames):
+        return num_frames
+
+
+@contextmanager
+def _decoded(path: Path) -> Iterator[tuple[Any, int]]:
+    """Yield a file in OpenCV's hands after the last of its frames, and how many these were."""
+    import cv2
+
     silence_opencv()
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         num_frames = 0
         while capture.grab():
             num_frames += 1
-        height, width = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
-        playback_fps = float(capture.get(cv2.CAP_PROP_FPS))
+        if num_frames == 0:
+            if not path.is_file():
+                raise OSError(f"{path.name} is missing")
+            raise OSError(f"{path.name} does not decode: no frames")
+        yield capture, num_frames
     finally:
         capture.release()
-    if num_frames == 0:
-        if not path.is_file():
-            raise OSError(f"{path.name} is missing")
-        raise OSError(f"{path.name} does not decode: no frames")
-    return Probe(num_frames, height, width, playback_fps)

@@ -477,7 +477,7 @@ def test_a_caller_that_goes_away_ends_the_unit(tmp_path: Path, tiny_checkpoint: 
     next(results)
     results.close()
     stage._denoiser.shutdown(wait=True)
-    stage._writer.shutdown(wait=True)
+    stage._writers.shutdown(wait=True)
     assert len(stage.store.done_ids()) < len(unit.videos)
 
 

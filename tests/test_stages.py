@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -133,6 +134,29 @@ def test_beside_a_gpu_videos_are_encoded_beside_each_other_and_every_one_is_comm
     stage = quick(num_writers=2)
     assert [type(result) for result in stage(UNIT_LOADED)] == [VideoRecord] * 5
     assert len(list(stage.store.root.glob("videos/**/*.mp4"))) == 5
+
+
+def test_frames_do_not_pile_up_before_an_encoder_and_one_encodes_at_a_time(
+    quick: Callable[..., Generate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten videos one more is made than there is room for, until the encoder goes on."""
+    encode, goes_on, at_once = video.write_video, threading.Event(), threading.Semaphore(1)
+    made: list[int] = []
+
+    def wait_first(*arguments: Any) -> None:
+        assert at_once.acquire(blocking=False), "two at a time"
+        goes_on.wait(60)
+        encode(*arguments)
+        at_once.release()
+
+    monkeypatch.setattr(video, "write_video", wait_first)
+    stage = quick(lambda cell: made.append(cell.motion_bucket_id))
+    videos = tuple(PlannedVideo(f"{i:020}", make_cell(motion_bucket_id=i), 1, 0) for i in range(10))
+    results = stage(dataclasses.replace(UNIT_LOADED, unit=WorkUnit(make_image(), videos)))
+    time.sleep(1)
+    assert len(made) == stages.MAX_WRITING + 1
+    goes_on.set()
+    assert [type(result) for result in results] == [VideoRecord] * 10
 
 
 def test_without_holding_each_result_is_handed_on_by_itself(quick: Callable[..., Generate]) -> None:
