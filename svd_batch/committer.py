@@ -72,16 +72,9 @@ class Committer:
             self.attempts.forget(failure.video_id)
         return failure
 
-    def write(
-        self,
-        loaded: LoadedUnit,
-        planned: PlannedVideo,
-        generated: Generated,
-        embedded: Embedded | None = None,
-        started_at: str | None = None,
-    ) -> Result:
-        """Measure, encode, check and commit one video, whose making began at `started_at`."""
-        encoded = self.encode(loaded, planned, generated, embedded or Embedded(None, 0.0), started_at)
+    def write(self, loaded: LoadedUnit, planned: PlannedVideo, generated: Generated) -> Result:
+        """Measure, encode, check and commit one video of which CLIP was not asked."""
+        encoded = self.encode(loaded, planned, generated, Embedded(None, 0.0))
         return encoded if isinstance(encoded, FailureRecord) else self.commit(encoded)
 
     def encode(
