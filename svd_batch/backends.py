@@ -70,8 +70,8 @@ It looks ten times a second: with its own 2, an actor could make 20 videos a sec
 """
 
 HOLD_S = 0.25
-"""How long an actor may keep a result to hand it on with the next ones: each time that something is handed on costs Ray
-Data many milliseconds of processor time, whatever it is."""
+"""How long a result may be kept to be handed on with the next ones: each time that something is handed on costs Ray
+Data many milliseconds of processor time, whatever it is, and without Ray another thread its turn."""
 
 UNITS_KEPT = 100_000
 """Units that are over and still known by name, 130 B each: more than end while Ray replaces an actor."""
@@ -154,15 +154,10 @@ class SerialBackend:
         self.stage = self.stage or _loaded_stage(settings)  # a second run goes on with the same pipeline
         _say_all(say, self.stage.take_notes())
         loaded = (load_image(unit, load.height, load.width, load.fit, load.access) for unit in units)
-        for results in ahead(map(self.stage, loaded)):
-            yield from self._told(results, say)
-
-    def _told(self, results: Iterator[Result], say: Say) -> Iterator[Result]:
-        """Yield results, and say what the stage has noted meanwhile."""
-        assert self.stage is not None
-        for result in results:
-            _say_all(say, self.stage.take_notes())
-            yield result
+        for several in ahead(self.stage.begin(unit, HOLD_S) for unit in loaded):
+            for results in several:
+                _say_all(say, self.stage.take_notes())
+                yield from results
 
     def stop(self, logs: Path) -> None:
         """Wait for the video in the making, or the tables would be written without it; drop it where it takes long."""

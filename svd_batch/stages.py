@@ -7,11 +7,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -125,19 +126,20 @@ class Generate:
 
     @staticmethod
     def _results(making: _Making, job: Future[None], hold_s: float) -> Iterator[list[Result]]:
-        held: list[Result] = []
+        futures = deque(making.futures.values())
         due = -math.inf
         try:
-            for future in making.futures.values():
-                if held and wait([future], max(0.0, due - time.monotonic())).not_done:
-                    yield held
-                    held, due = [], time.monotonic() + hold_s
-                held.append(future.result())
-                if making.is_known or len(held) == MOST_TOGETHER or time.monotonic() >= due:
-                    yield held
-                    held, due = [], time.monotonic() + hold_s
-            if held:
+            while futures:
+                wait([futures[0]])
+                most = list(islice(futures, 1 if making.is_known else MOST_TOGETHER))
+                wait(most, max(0.0, due - time.monotonic()), FIRST_EXCEPTION)
+                held = [futures.popleft().result()]
+                for future in most[1:]:
+                    if not future.done() or future.exception() is not None:
+                        break
+                    held.append(futures.popleft().result())
                 yield held
+                due = time.monotonic() + hold_s
             job.result()
         finally:  # a caller that goes away (Ctrl-C) must not leave the rest of the unit running
             making.stop.set()
@@ -156,8 +158,7 @@ class Generate:
             self.store.look_for_failures()
             missing = self._to_make(loaded, making)
             suspects = [planned for planned in missing if self.attempts.of(planned.video_id).num]
-            for group in self._groups([planned for planned in missing if planned not in suspects]):
-                self._make_group(loaded, group, making)
+            self._make_groups(loaded, self._groups([planned for planned in missing if planned not in suspects]), making)
             for planned in suspects:
                 self._drain()
                 if self._goes_on(making):
@@ -181,35 +182,34 @@ class Generate:
             raise self._end
         return not (making.stop.is_set() or self._closing.is_set())
 
-    def _make_group(self, loaded: LoadedUnit, videos: Sequence[PlannedVideo], making: _Making) -> None:
-        """Begin with videos that can share a batch, as soon as there is a lane or a GPU for them.
+    def _make_groups(self, loaded: LoadedUnit, groups: deque[deque[PlannedVideo]], making: _Making) -> None:
+        """Begin with videos, those of a group can share a batch, as soon as there is a lane or a GPU for them.
 
         Where the engine has lanes each gets its next video as soon as it is done with one, also the next unit's. The
         last few of all, too few for every lane, are made as a batch: that shares all cores among them.
         """
-        waiting = deque(videos)
-        while waiting:
-            num_lanes = self.engine.num_lanes(waiting[0].cell)
+        while groups:
+            num_lanes = self.engine.num_lanes(groups[0][0].cell)
             lane = self._next_lane(num_lanes)
             if not self._goes_on(making):
                 return
-            is_rest = len(waiting) < num_lanes and self._num_begun % num_lanes == 0 and not self._is_next_waiting()
-            if num_lanes == 1 or is_rest:
+            is_few = sum(map(len, groups)) < num_lanes
+            if num_lanes == 1 or (is_few and self._num_begun % num_lanes == 0 and not self._is_next_waiting()):
                 wait(list(self._lanes.values()))
                 self._num_begun = 0
-                self.compute(partial(self._make_batches, loaded, waiting, making))
+                self.compute(partial(self._make_batches, loaded, groups, making))
             else:
                 self._num_begun += 1
-                planned = waiting.popleft()
+                (planned,) = _taken(groups, 1)
                 work = partial(self._make_in_lane, lane, loaded, planned, making.futures)
                 self._lanes[lane] = self._denoiser.submit(work) if lane == 0 else self.engine.submit(lane, work)
 
-    def _make_batches(self, loaded: LoadedUnit, waiting: deque[PlannedVideo], making: _Making) -> None:
+    def _make_batches(self, loaded: LoadedUnit, groups: deque[deque[PlannedVideo]], making: _Making) -> None:
         """Make one batch after the other as long as the engine has one lane; at least one."""
         while True:
-            batch = [waiting.popleft() for _ in range(self.engine.batch_size(waiting[0].cell, len(waiting)))]
+            batch = _taken(groups, self.engine.batch_size(groups[0][0].cell, len(groups[0])))
             self._make(loaded, batch, making.futures)
-            if not waiting or self.engine.num_lanes(waiting[0].cell) > 1 or not self._goes_on(making):
+            if not groups or self.engine.num_lanes(groups[0][0].cell) > 1 or not self._goes_on(making):
                 return
 
     def _is_next_waiting(self) -> bool:
@@ -265,12 +265,12 @@ class Generate:
         path = self.store.root / ids.video_path(planned.video_id, video.suffix(self.settings.video.codec))
         return self.store.read_record(planned.video_id) if is_file(path) else None
 
-    def _groups(self, videos: Sequence[PlannedVideo]) -> Iterable[list[PlannedVideo]]:
+    def _groups(self, videos: Sequence[PlannedVideo]) -> deque[deque[PlannedVideo]]:
         """Return those together that can share a batch, in plan order."""
-        groups: dict[Hashable, list[PlannedVideo]] = {}
+        groups: dict[Hashable, deque[PlannedVideo]] = {}
         for planned in videos:
-            groups.setdefault(self.engine.batch_key(planned.cell), []).append(planned)
-        return groups.values()
+            groups.setdefault(self.engine.batch_key(planned.cell), deque()).append(planned)
+        return deque(groups.values())
 
     def _make(
         self,
@@ -407,6 +407,14 @@ class Generate:
             for thread in (self._planner, self._denoiser, self._writers):
                 thread.shutdown()
         return is_idle
+
+
+def _taken(groups: deque[deque[PlannedVideo]], num_videos: int) -> list[PlannedVideo]:
+    """Take so many videos of the first group out of it, and the group away where none is left."""
+    taken = [groups[0].popleft() for _ in range(num_videos)]
+    if not groups[0]:
+        groups.popleft()
+    return taken
 
 
 def _no_picture(loaded: LoadedUnit) -> FailureRecord:
