@@ -97,6 +97,8 @@ class Generate:
         """Videos and failures that are written, or wait for it."""
         self._jobs: list[Future[None]] = []
         """Units in the making, or waiting for the one before."""
+        self._handed_on = -math.inf
+        """When results were last handed on, by `time.monotonic`."""
         self._end: ProcessError | None = None
         """What has condemned this process; no unit is begun after it."""
 
@@ -124,22 +126,20 @@ class Generate:
         self._jobs = [*(other for other in self._jobs if not other.done()), job]
         return self._results(making, job, hold_s)
 
-    @staticmethod
-    def _results(making: _Making, job: Future[None], hold_s: float) -> Iterator[list[Result]]:
+    def _results(self, making: _Making, job: Future[None], hold_s: float) -> Iterator[list[Result]]:
         futures = deque(making.futures.values())
-        due = -math.inf
         try:
             while futures:
                 wait([futures[0]])
                 most = list(islice(futures, 1 if making.is_known else MOST_TOGETHER))
-                wait(most, max(0.0, due - time.monotonic()), FIRST_EXCEPTION)
+                wait(most, max(0.0, self._handed_on + hold_s - time.monotonic()), FIRST_EXCEPTION)
                 held = [futures.popleft().result()]
                 for future in most[1:]:
                     if not future.done() or future.exception() is not None:
                         break
                     held.append(futures.popleft().result())
                 yield held
-                due = time.monotonic() + hold_s
+                self._handed_on = time.monotonic()
             job.result()
         finally:  # a caller that goes away (Ctrl-C) must not leave the rest of the unit running
             making.stop.set()

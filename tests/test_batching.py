@@ -163,7 +163,7 @@ def test_results_come_in_plan_order_although_batches_take_cells_out_of_it(
     cells = [dataclasses.replace(CELL, num_inference_steps=s, fps=f) for f in (5, 7, 9) for s in (2, 3)]
     results = results_of(make_engine(tiny_checkpoint, 2, batch_size=2), cells, tmp_path / "out")
     assert [(r.fps, r.num_inference_steps) for r in results] == [(c.fps, c.num_inference_steps) for c in cells]
-    assert [r.batch_size for r in results] == [2, 2, 2, 2, 1, 1]
+    assert [r.batch_size for r in results] == [2] * 6  # no lane waits for a group to end
 
 
 @pytest.fixture

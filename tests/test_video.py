@@ -16,7 +16,7 @@ from builders import make_frames
 from PIL import Image, ImageSequence
 
 from svd_batch.config import Codec, VideoConfig
-from svd_batch.video import Probe, probe, read_frames, suffix, write_video
+from svd_batch.video import Probe, count_frames, probe, read_frames, suffix, write_video
 
 CONFIGS = {
     Codec.h264: VideoConfig(),
@@ -169,6 +169,27 @@ def test_a_file_cut_in_half_does_not_pass_for_whole(tmp_path: Path, codec: Codec
     except OSError:
         found = 0
     assert found < 8
+
+
+@pytest.mark.parametrize("codec", [Codec.h264, Codec.ffv1])
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, codec: Codec):
+    """FFmpeg knows such lists, and would open what they name."""
+    path = written(tmp_path, codec)
+    path.rename(tmp_path / "other")
+    path.write_text("ffconcat version 1.0\nfile other\n")
+    with pytest.raises(OSError, match=r"clip\.\w+ does not decode"):
+        probe(path)
+
+
+def test_files_of_both_kinds_decode_one_after_the_other(tmp_path: Path):
+    both = [written(tmp_path, Codec.h264), written(tmp_path, Codec.ffv1)]
+    assert [count_frames(path) for path in both * 2] == [8] * 4
+
+
+def test_a_name_of_no_kind_that_is_written_here_is_an_oserror(tmp_path: Path):
+    path = written(tmp_path, Codec.h264).rename(tmp_path / "clip.avi")
+    with pytest.raises(OSError, match=r"clip\.avi is no video"):
+        probe(path)
 
 
 @pytest.mark.parametrize("codec", Codec)
