@@ -177,8 +177,9 @@ def test_a_list_of_other_files_is_no_video(tmp_path: Path, codec: Codec):
     path = written(tmp_path, codec)
     path.rename(tmp_path / "other")
     path.write_text("ffconcat version 1.0\nfile other\n")
-    with pytest.raises(OSError, match=r"clip\.\w+ does not decode"):
-        probe(path)
+    for read in (probe, count_frames, read_frames):
+        with pytest.raises(OSError, match=r"clip\.\w+ does not decode"):
+            read(path)
 
 
 def test_files_of_both_kinds_decode_one_after_the_other(tmp_path: Path):
