@@ -71,7 +71,7 @@ It looks ten times a second: with its own 2, an actor could make 20 videos a sec
 
 HOLD_S = 0.25
 """How long a result may be kept to be handed on with the next ones: each time that something is handed on costs Ray
-Data many milliseconds of processor time, whatever it is, and without Ray another thread its turn."""
+Data many milliseconds of processor time, whatever it is, and the serial backend a thread that wakes up."""
 
 UNITS_KEPT = 100_000
 """Units that are over and still known by name, 130 B each: more than end while Ray replaces an actor."""

@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from svd_batch.quality import approximations, quality_of
 from svd_batch.records import CELL_FIELDS, FailureRecord, PlannedVideo, Result, VideoRecord
 from svd_batch.settings import GenerateSettings
 from svd_batch.store import Store, flush_and_hash
-from svd_batch.turns import turn
 
 if TYPE_CHECKING:
     from svd_batch.engine.generated import EngineInfo, Generated
@@ -117,25 +116,20 @@ class Committer:
                 self._before_again(encoded, error)
                 self._write_video(encoded)
                 self._check(encoded)
-            # what a store answers takes its time, and several videos are put there at once
-            with nullcontext() if self.store.is_remote else turn():
-                return self._commit_checked(encoded, start)
+            pending = self.store.new_pending()
+            try:
+                # a process that dies from here on dies of something else
+                self.attempts.forget(encoded.planned.video_id, leave_to=pending)
+                sha256, num_bytes = flush_and_hash(encoded.temporary)  # the record can't time the moves that follow
+                record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
+            except Exception:
+                with suppress(Exception):
+                    remove(pending)
+                raise
+            self.store.commit_video(encoded.temporary, record, pending)
+            self.store.clear_failure(encoded.loaded.unit.image.image_id)
+            return record
         return failed[0]
-
-    def _commit_checked(self, encoded: Encoded, start: float) -> VideoRecord:
-        pending = self.store.new_pending()
-        try:
-            # a process that dies from here on dies of something else
-            self.attempts.forget(encoded.planned.video_id, leave_to=pending)
-            sha256, num_bytes = flush_and_hash(encoded.temporary)  # the record can't time the moves that follow
-            record = self._record(encoded, sha256, num_bytes, time.perf_counter() - start)
-        except Exception:
-            with suppress(Exception):
-                remove(pending)
-            raise
-        self.store.commit_video(encoded.temporary, record, pending)
-        self.store.clear_failure(encoded.loaded.unit.image.image_id)
-        return record
 
     @contextmanager
     def _at_the_item(self, encoded: Encoded) -> Iterator[list[FailureRecord]]:

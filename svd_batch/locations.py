@@ -18,7 +18,6 @@ from typing import Any, cast
 
 from svd_batch.errors import UserError
 from svd_batch.owner import temporary_prefix
-from svd_batch.turns import given_up
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The extra of this package that reads addresses of a kind."""
@@ -166,15 +165,9 @@ def write_bytes(path: Path, data: bytes, *, is_durable: bool = False) -> None:
         while data:  # a disk that becomes full takes a part first
             data = data[os.write(descriptor, data) :]
         if is_durable:
-            sync(descriptor)
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync(descriptor: int) -> None:
-    """Wait until an open file is on the disk, and let other threads go on meanwhile."""
-    with given_up():
-        os.fsync(descriptor)
 
 
 def remove(path: Path) -> None:

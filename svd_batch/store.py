@@ -36,7 +36,6 @@ from svd_batch.locations import (
     readable,
     remove,
     scratch,
-    sync,
     write_bytes,
 )
 from svd_batch.owner import Owner, this_process
@@ -499,7 +498,7 @@ def flush(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        sync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -539,7 +538,7 @@ def flush_and_hash(path: Path) -> tuple[str, int]:
         while part := os.read(descriptor, _READ_BYTES):
             digest.update(part)
             num_bytes += len(part)
-        sync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return digest.hexdigest(), num_bytes

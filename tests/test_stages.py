@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import threading
 import time
 from collections import deque
@@ -19,7 +18,6 @@ from builders import make_cell, make_image
 from stub_engine import StubEngine
 
 from svd_batch import metrics, stages, video
-from svd_batch.committer import Committer
 from svd_batch.config import Codec, MemoryConfig, ModelConfig, SpeedConfig, VideoConfig
 from svd_batch.engine.pipeline import Engine
 from svd_batch.engine.sweep_pipeline import SVDSweepPipeline
@@ -174,29 +172,6 @@ def test_the_planning_thread_is_asked_once_for_all_groups_of_a_unit(
     monkeypatch.setattr(stage.engine, "batch_key", lambda cell: cell)
     assert [record.motion_bucket_id for record in stage(UNIT_LOADED)] == [0, 1, 2, 3, 4]
     assert len(asked) == 1
-
-
-def test_commits_take_turns_and_another_goes_on_while_one_waits_for_the_disk(
-    quick: Callable[..., Generate], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fsync, record_of = os.fsync, Committer._record
-    two, flushed, alone = threading.Barrier(2), itertools.count(), threading.Semaphore(1)
-
-    def flush_the_first_in_twos(descriptor: int) -> None:
-        if next(flushed) < 2:
-            two.wait(60)
-        fsync(descriptor)
-
-    def record_alone(*arguments: Any) -> VideoRecord:
-        assert alone.acquire(blocking=False), "two at a time"
-        time.sleep(0.05)  # lets others in, if anything does
-        alone.release()
-        return record_of(*arguments)
-
-    monkeypatch.setattr(os, "fsync", flush_the_first_in_twos)
-    monkeypatch.setattr(Committer, "_record", record_alone)
-    assert [type(result) for result in quick()(UNIT_LOADED)] == [VideoRecord] * 5
-    assert next(flushed) > 10
 
 
 def test_what_was_made_before_an_error_is_handed_on_before_it(quick: Callable[..., Generate]) -> None:
