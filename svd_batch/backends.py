@@ -226,7 +226,9 @@ class RayBackend:
             with suppress(Exception):
                 ray.shutdown()  # what has come up would go on writing into the temporary folder
             where = f"at {self.config.address}" if self.config.address else "on this machine"
-            raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}") from error
+            shows_none = self.config.address is not None and "RAY_AUTH_MODE" not in os.environ
+            hint = ". If it asks for a token, set RAY_AUTH_MODE=token here, too: docs/security.md" if shows_none else ""
+            raise UserError(f"backend.address: Ray did not start {where}: {_first_line(error)}{hint}") from error
         self.started = True
         if self.temporary is not None:
             self._watched = ray_watch.watch(say)

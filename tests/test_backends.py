@@ -542,6 +542,27 @@ def test_a_ray_that_does_not_start_is_told_in_one_sentence(monkeypatch: pytest.M
     backend.stop(tmp_path)
 
 
+@pytest.mark.parametrize(("mode", "is_told"), [(None, True), ("token", False)])
+def test_who_is_not_let_in_without_a_token_is_told_how_to_show_one(
+    mode: str | None, is_told: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray says no more than that it failed to connect, after 20 s."""
+    import ray
+
+    def fail(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at head:6379")
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    backend = RayBackend(BackendConfig(address="head:6379"))
+    with pytest.raises(UserError, match=r"did not start at head:6379: Failed to connect") as told:
+        backend.start()
+    assert ("RAY_AUTH_MODE=token" in str(told.value)) is is_told
+    backend.stop(tmp_path)
+
+
 def test_logs_that_can_not_be_kept_end_no_run_with_a_traceback(tmp_path: Path) -> None:
     """A full disk has been told of by then; scripts/crashtest --faults found it."""
     backend = RayBackend(BackendConfig())
