@@ -9,7 +9,6 @@ import gc
 import json
 import math
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -40,6 +39,7 @@ from svd_batch.ray_metrics import RunMetrics
 from svd_batch.records import (
     FailureRecord,
     Result,
+    VideoRecord,
     WorkUnit,
     from_dict,
     to_json,
@@ -581,14 +581,16 @@ class _Arrived:
 
 
 def _packed(results: Sequence[Result], notes: list[str]) -> bytes:
-    """Return results and notes pickled and compressed: one value costs Ray less than lists of several."""
-    return zlib.compress(pickle.dumps((results, notes), pickle.HIGHEST_PROTOCOL), 1)
+    """Return results and notes compressed, a line of JSON each: one value costs Ray less than lists of several."""
+    head = json.dumps({"are_videos": [isinstance(result, VideoRecord) for result in results], "notes": notes})
+    return zlib.compress("\n".join([head, *map(to_json, results)]).encode(), 1)
 
 
 def _unpacked(packed: bytes) -> tuple[list[Result], list[str]]:
-    """Return what `_packed` was given; it came from a process of this run, as Ray's own pickles do."""
-    results, notes = pickle.loads(zlib.decompress(packed))
-    return results, notes
+    """Return what `_packed` was given."""
+    head, *lines = map(json.loads, zlib.decompress(packed).decode().split("\n"))
+    kinds = (VideoRecord if is_video else FailureRecord for is_video in head["are_videos"])
+    return [from_dict(kind, line) for kind, line in zip(kinds, lines, strict=True)], head["notes"]  # type: ignore[misc]
 
 
 def _fetch_checkpoint(model: Any) -> None:
